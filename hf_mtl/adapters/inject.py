@@ -1,0 +1,157 @@
+"""Adapters put into a backbone, one for each task: peft's configuration and layers, our forward."""
+
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from .layers import RoutedLinear
+
+__all__ = [
+    "adapter_from_dict",
+    "adapter_layers",
+    "adapter_parameters",
+    "adapter_to_dict",
+    "delete_adapter",
+    "inject_adapters",
+    "reset_missing",
+]
+
+# Initialisations that leave the base weights alone. The others (PiSSA, OLoRA, CorDA, ...) subtract from them what
+# they put into the adapter, and the base weights are all tasks'.
+_INITS = (True, False, "gaussian", "orthogonal", "eva")
+
+
+def adapter_to_dict(config: PeftConfig | None) -> dict[str, Any] | None:
+    """A peft config as JSON values: its `peft_type`, `r`, `lora_alpha`, and what differs from peft's defaults.
+
+    Raises:
+        ValueError: a kind of adapter, or a setting of it, that cannot be routed.
+    """
+    if config is None:
+        return None
+    if not isinstance(config, LoraConfig):
+        raise ValueError(
+            f"adapters must be a peft LoraConfig, or None for no adapters, got {type(config).__name__}."
+        )
+    if config.init_lora_weights not in _INITS:
+        raise ValueError(
+            f"init_lora_weights={config.init_lora_weights!r} changes the backbone's own weights, which all tasks "
+            f"share. Use one of {list(_INITS)}."
+        )
+    for field in ("modules_to_save", "trainable_token_indices", "layer_replication", "target_parameters"):
+        if getattr(config, field):
+            raise ValueError(f"{field}={getattr(config, field)!r} cannot be kept per task: leave it out of the adapters.")
+    default = LoraConfig().to_dict()
+    values = {k: _plain(v) for k, v in config.to_dict().items()}
+    kept = {k: v for k, v in values.items() if k in ("peft_type", "r", "lora_alpha") or v != _plain(default[k])}
+    return {k: v for k, v in kept.items() if k not in ("base_model_name_or_path", "inference_mode", "revision")}
+
+
+def adapter_from_dict(values: dict[str, Any] | None) -> LoraConfig | None:
+    """The inverse of `adapter_to_dict`."""
+    if values is None:
+        return None
+    return LoraConfig(**{k: v for k, v in values.items() if k != "peft_type"})
+
+
+def _plain(value: Any) -> Any:
+    value = sorted(value) if isinstance(value, set) else value
+    return getattr(value, "value", value)
+
+
+def inject_adapters(backbone: nn.Module, config: LoraConfig, names: Sequence[str]) -> None:
+    """Wraps the target layers in place and gives each an adapter for every name.
+
+    Raises:
+        ValueError: nothing matches the targets, or a target is no linear layer.
+    """
+    for name in names:
+        own = copy.deepcopy(config)
+        own._register_custom_module({nn.Linear: _linear, Conv1D: _conv1d})
+        with warnings.catch_warnings():
+            # peft warns of a second adapter in one model, which is what is wanted here.
+            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+            inject_adapter_in_model(own, backbone, adapter_name=name)
+    for path, module in backbone.named_modules():
+        if isinstance(module, LoraLayer) and not isinstance(module, RoutedLinear):
+            kind = type(module.get_base_layer()).__name__
+            raise ValueError(
+                f"target_modules={config.target_modules!r} takes in {path!r}, a {kind}: only linear layers can "
+                "be routed. Name the linear layers, or use target_modules='all-linear'."
+            )
+    for layer in adapter_layers(backbone):
+        for name in names:
+            if name in layer.lora_A and not layer.lora_A[name].weight.is_meta:
+                _keep(layer, name)
+
+
+def _linear(target: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: Any) -> RoutedLinear:
+    config.fan_in_fan_out = False
+    return RoutedLinear(target, adapter_name, config=config, **kwargs)
+
+
+def _conv1d(target: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: Any) -> RoutedLinear:
+    config.fan_in_fan_out = True  # Conv1D keeps its weight transposed
+    return RoutedLinear(target, adapter_name, config=config, is_target_conv_1d_layer=True, **kwargs)
+
+
+def _keep(layer: RoutedLinear, name: str) -> None:
+    """Keeps transformers from drawing an adapter that has its values.
+
+    It would initialise the two like any linear layer, and an adapter whose B is not zero changes the backbone's
+    answers before it has learned anything.
+    """
+    for module in (layer.lora_A[name], layer.lora_B[name]):
+        module._is_hf_initialized = True
+
+
+def adapter_layers(backbone: nn.Module) -> Iterator[RoutedLinear]:
+    """All routed layers."""
+    return (module for module in backbone.modules() if isinstance(module, RoutedLinear))
+
+
+def adapter_parameters(backbone: nn.Module, name: str) -> list[nn.Parameter]:
+    """The parameters of one task's adapter."""
+    found = []
+    for layer in adapter_layers(backbone):
+        for kind in layer.adapter_layer_names:
+            held = getattr(layer, kind, None)
+            if held is not None and name in held:
+                item = held[name]
+                found += list(item.parameters()) if isinstance(item, nn.Module) else [item]
+    return found
+
+
+def delete_adapter(backbone: nn.Module, name: str) -> None:
+    """Takes one task's adapter out of every layer."""
+    for layer in adapter_layers(backbone):
+        layer.delete_adapter(name)
+    backbone.peft_config.pop(name, None)
+
+
+def reset_missing(backbone: nn.Module) -> None:
+    """Draws the adapters that a checkpoint did not fill (those of tasks it does not know).
+
+    Raises:
+        ValueError: a DoRA adapter is missing: its magnitudes come from the base weights, which are not at hand here.
+    """
+    for layer in adapter_layers(backbone):
+        for name in layer.lora_A:
+            down, up = layer.lora_A[name], layer.lora_B[name]
+            loaded = all(getattr(p, "_is_hf_initialized", False) for p in (down.weight, up.weight))
+            if not loaded and not getattr(down, "_is_hf_initialized", False):
+                if name in layer.lora_variant:
+                    raise ValueError(
+                        f"The checkpoint has no adapter for task {name!r}, and a DoRA adapter cannot be made while "
+                        "loading. Load the model with the tasks it has, then call model.add_task(...)."
+                    )
+                with torch.no_grad():
+                    layer.reset_lora_parameters(name, True)
+            _keep(layer, name)

@@ -1,0 +1,81 @@
+"""Which rows of a batch go through which adapter: a context around the forward, not flags on the layers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+
+__all__ = ["Route", "current_route", "replaying", "use_route"]
+
+
+class Route:
+    """The adapters of the rows of one batch.
+
+    Args:
+        names: the adapters that are present, each once.
+        index: `[batch]` which of `names` each row goes through; None: all rows go through the only one.
+
+    Raises:
+        ValueError: several names without an index.
+    """
+
+    def __init__(self, names: Sequence[str], index: torch.Tensor | None = None):
+        if index is None and len(names) != 1:
+            raise ValueError(f"A route through {list(names)} needs an index that says which row takes which.")
+        self.names = tuple(names)
+        self.index = index if len(names) > 1 else None
+
+    def rows(self, adapter: int) -> torch.Tensor:
+        """Row numbers that go through `names[adapter]`, in order."""
+        if self.index is None:
+            raise ValueError("A route through one adapter takes every row: it has no row numbers.")
+        return torch.nonzero(self.index == adapter).squeeze(1)
+
+    def index_of(self, length: int) -> torch.Tensor | None:
+        """The index for a layer that sees `length` rows: the batch's, or several of its own for each (flattened)."""
+        if self.index is None or length == len(self.index):
+            return self.index
+        if length % len(self.index):
+            raise ValueError(
+                f"A layer got {length} rows for a batch of {len(self.index)}: adapters cannot tell whose rows they are."
+            )
+        return self.index.repeat_interleave(length // len(self.index))
+
+
+_ROUTE: ContextVar[Route | None] = ContextVar("hf_mtl_route", default=None)
+
+
+def current_route() -> Route | None:
+    """The route of the forward that is running; None: no adapter, the bare backbone."""
+    return _ROUTE.get()
+
+
+@contextmanager
+def use_route(route: Route | None) -> Iterator[None]:
+    """Sends the rows of every forward inside by this route, and leaves no trace when one fails."""
+    token = _ROUTE.set(route)
+    try:
+        yield
+    finally:
+        _ROUTE.reset(token)
+
+
+def replaying(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """A checkpoint function whose recomputed forwards take the route of the first one.
+
+    The recomputation runs during the backward, long after the context has ended; without its route it would take the
+    bare backbone, or another batch's adapters, and the gradients would be silently wrong.
+    """
+
+    def checkpoint_with_route(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        route = current_route()
+
+        def routed(*inner: Any, **inner_kwargs: Any) -> Any:
+            with use_route(route):
+                return function(*inner, **inner_kwargs)
+
+        return checkpoint(routed, *args, **kwargs)
+
+    return checkpoint_with_route

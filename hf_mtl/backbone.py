@@ -1,0 +1,78 @@
+"""What the package must know of a backbone: its width, its direction, its longest input."""
+
+from typing import Any
+
+__all__ = ["is_causal", "longest_input", "prepare_tokenizer", "width_of"]
+
+# A tokenizer whose model has no limit says so with a number of this size or more (transformers' VERY_LARGE_INTEGER).
+NO_LIMIT = 1_000_000
+# What an input is cut to where neither the backbone nor the tokenizer names a limit (T5: relative positions).
+DEFAULT_LIMIT = 512
+
+# Their position ids start at padding_idx + 1, so that many of max_position_embeddings are never used.
+_POSITIONS_AFTER_PADDING = {
+    "camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+
+
+def width_of(config: Any) -> int:
+    """Width of the hidden states of a backbone with this `PreTrainedConfig`."""
+    return int(config.hidden_size)
+
+
+def is_causal(config: Any) -> bool:
+    """True for decoder-only backbones, whose tokens see only what stands before them.
+
+    Known from transformers' own tables: an architecture with a causal language model and no masked one.
+    Encoder-decoders are not causal here, because the tasks read their encoder.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    if config.is_encoder_decoder:
+        return False
+    kind = config.model_type
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def longest_input(config: Any) -> int | None:
+    """Most subwords, special ones included, that the backbone takes; None where it has no limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or positions <= 0:
+        return None
+    if config.model_type in _POSITIONS_AFTER_PADDING:
+        positions -= (config.pad_token_id or 0) + 1
+    return int(positions)
+
+
+def prepare_tokenizer(tokenizer: Any, config: Any) -> Any:
+    """Makes a tokenizer fit to batch for this backbone, in place.
+
+    A decoder's tokenizer often has no padding token: the end-of-text token takes its place (padded positions are
+    masked, so which token it is does not matter). `model_max_length` becomes what the backbone really takes.
+
+    Raises:
+        ValueError: the tokenizer has no offsets (a slow one), which word and span tasks need.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"The tokenizer {type(tokenizer).__name__} is not a fast one, and gives no offsets of its subwords. "
+            "Load it by AutoTokenizer.from_pretrained(..., use_fast=True), or convert it to a tokenizer.json."
+        )
+    if tokenizer.pad_token_id is None:
+        spare = next((t for t in (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token) if t), None)
+        if spare is None:
+            raise ValueError(
+                "The tokenizer has no padding token, nor an end, unknown or begin token to stand in for it. "
+                "Set one: tokenizer.pad_token = '...'."
+            )
+        tokenizer.pad_token = spare
+    limit = longest_input(config)
+    if limit is None and tokenizer.model_max_length >= NO_LIMIT:
+        limit = DEFAULT_LIMIT
+    if limit is not None and limit < tokenizer.model_max_length:
+        tokenizer.model_max_length = limit
+    return tokenizer

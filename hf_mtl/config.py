@@ -1,0 +1,80 @@
+"""MultiTaskConfig: the backbone's config, the tasks and the adapters, as config.json keeps them."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.models.auto.configuration_auto import AutoConfig
+
+from .remote_code import REMOTE_MODULE
+from .tasks import Task, task_from_dict
+
+__all__ = ["MultiTaskConfig"]
+
+
+PIPELINE = "multitask-nlp"
+
+
+@strict
+class MultiTaskConfig(PreTrainedConfig):
+    """What a multi-task model is made of. `MultiTaskModel.from_backbone` makes one for you.
+
+    Args:
+        text_config: the backbone's config, or its dict.
+        tasks: the tasks in their order, as `Task` objects or as their dicts. The order is kept, but nothing depends
+            on it: tasks are known by their names.
+        adapters: None: all tasks share the whole backbone. Else the fields of a peft config with its `peft_type`.
+        backbone_name: where the backbone came from (a Hub id or a folder), for the model card.
+
+    Raises:
+        ValueError: an unknown task type or field, an unusable or repeated task name.
+    """
+
+    model_type = "hf_mtl"
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+
+    # Set by the registration: the first config is when AutoModel and pipeline() must know their classes.
+    when_made: ClassVar[Callable[[], None] | None] = None
+
+    text_config: dict | PreTrainedConfig | None = None
+    tasks: list | None = None
+    adapters: dict | None = None
+    backbone_name: str | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        register, MultiTaskConfig.when_made = MultiTaskConfig.when_made, None
+        if register is not None:
+            register()
+        # transformers asks for trust_remote_code wherever a config names code of its own. This class is that code,
+        # imported already, so it does not show the keys; to_dict writes them for those who have not imported it.
+        kwargs.pop("custom_pipelines", None)
+        kwargs.pop("auto_map", None)
+        self.tasks = [as_dict(task) for task in self.tasks or []]
+        repeated = [name for name, n in Counter(task["name"] for task in self.tasks).items() if n > 1]
+        if repeated:
+            raise ValueError(f"Task names must differ; repeated: {repeated}.")
+        super().__post_init__(**kwargs)
+
+    def get_tasks(self) -> dict[str, Task]:
+        """The tasks by name."""
+        return {task["name"]: task_from_dict(task) for task in self.tasks}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values, with the keys that let transformers load it by `trust_remote_code=True`."""
+        values = super().to_dict()
+        values["auto_map"] = {
+            "AutoConfig": f"{REMOTE_MODULE}.MultiTaskConfig",
+            "AutoModel": f"{REMOTE_MODULE}.MultiTaskModel",
+        }
+        values["custom_pipelines"] = {
+            PIPELINE: {"impl": f"{REMOTE_MODULE}.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}
+        }
+        return values
+
+
+def as_dict(task: Task | Mapping[str, Any]) -> dict[str, Any]:
+    """A task as its dict, checked."""
+    return (task if isinstance(task, Task) else task_from_dict(task)).to_dict()

@@ -1,0 +1,212 @@
+"""Rows -> encoded features -> padded batches."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset as TorchDataset
+
+from .tasks import RowError, Task
+
+__all__ = ["EncodedDataset", "MultiTaskCollator", "MultiTaskDataset", "encode_dataset", "named_rows"]
+
+# What a model sees of a feature; the rest is for decoding.
+INPUTS = ("input_ids", "token_type_ids", "labels")
+_NOT_ENCODED = ("weight", "dropout", "layer", "pooling")
+
+
+class EncodedDataset(TorchDataset):
+    """One task's data: the rows as they are, and their features.
+
+    As a torch data set its items are what the model sees of a feature, with `task_ids`.
+
+    Args:
+        task: the task.
+        task_id: its number among the model's tasks.
+        rows: `datasets.Dataset` of the rows.
+        features: `datasets.Dataset` of what `task.encode` gave, `row` being the row's number in `rows`.
+    """
+
+    def __init__(self, task: Task, task_id: int, rows: Any, features: Any):
+        self.task = task
+        self.task_id = task_id
+        self.rows = rows
+        self.features = features
+        self.labelled = "labels" in features.column_names
+        self._seen = features.select_columns([c for c in INPUTS if c in features.column_names])
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        columns = self._seen[list(indices)]
+        return [
+            {"task_ids": self.task_id} | dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
+
+    def lengths(self) -> np.ndarray:
+        """`[features]` subwords of each."""
+        import pyarrow.compute as pc
+
+        column = self.features.with_format("arrow")["input_ids"][:]
+        return pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+
+    def sorted_by_length(self) -> tuple["EncodedDataset", np.ndarray]:
+        """The longest first, and the order: item i of the result is item `order[i]` of this."""
+        order = np.argsort(-self.lengths(), kind="stable")
+        return EncodedDataset(self.task, self.task_id, self.rows, self.features.select(order)), order
+
+
+class MultiTaskDataset(TorchDataset):
+    """The features of many tasks behind one index: task after task, as the batch sampler counts them."""
+
+    def __init__(self, parts: Mapping[str, EncodedDataset]):
+        self.parts = dict(parts)
+        self._list = list(parts.values())
+        self._ends = np.cumsum([len(part) for part in self._list])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        wanted = np.asarray(indices)
+        part = np.searchsorted(self._ends, wanted, side="right")
+        items: list[Any] = [None] * len(wanted)
+        for k in np.unique(part):
+            places = np.flatnonzero(part == k)
+            start = self._ends[k] - len(self._list[k])
+            found = self._list[k].__getitems__((wanted[places] - start).tolist())
+            for place, item in zip(places, found, strict=True):
+                items[place] = item
+        return items
+
+
+class MultiTaskCollator:
+    """Features -> one padded batch: `input_ids`, `attention_mask`, `task_ids [batch]`, `labels`.
+
+    Padding goes to the right whatever the tokenizer says: masked encoders do not mind, a causal backbone's tokens do
+    not see it, and a feature's positions stay the batch's positions. `labels` is a tensor when all rows are of one
+    task, else task -> the labels of its rows.
+
+    Args:
+        tokenizer: for the padding token.
+        tasks: the model's tasks in their order.
+    """
+
+    def __init__(self, tokenizer: Any, tasks: Sequence[Task]):
+        self.tokenizer = tokenizer
+        self.tasks = list(tasks)
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        lengths = np.array([len(feature["input_ids"]) for feature in features])
+        longest = int(lengths.max())
+        real = np.arange(longest) < lengths[:, None]
+        batch: dict[str, Any] = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
+        for key, filler in (("input_ids", self.tokenizer.pad_token_id), ("token_type_ids", 0)):
+            if key in features[0]:
+                values = np.full(real.shape, filler, dtype=np.int64)
+                values[real] = list(chain.from_iterable(feature[key] for feature in features))
+                batch[key] = torch.from_numpy(values)
+        ids = [feature["task_ids"] for feature in features]
+        batch["task_ids"] = torch.tensor(ids)
+        if "labels" in features[0]:
+            by_task = {
+                self.tasks[k].name: self.tasks[k].stack_labels(
+                    [feature["labels"] for feature in features if feature["task_ids"] == k], longest
+                )
+                for k in sorted(set(ids))
+            }
+            batch["labels"] = next(iter(by_task.values())) if len(by_task) == 1 else by_task
+        return batch
+
+
+def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split: str) -> EncodedDataset:
+    """Encodes all rows, once: `datasets` finds the result again by the data, the task and the tokenizer.
+
+    Args:
+        task: the task.
+        task_id: its number among the model's tasks.
+        dataset: a `datasets.Dataset`, or a list of rows.
+        tokenizer: a prepared tokenizer.
+        split: the name of the split, for messages.
+
+    Raises:
+        ValueError: an empty split, a missing column, or a row that cannot be used; says which.
+    """
+    import datasets
+
+    if isinstance(dataset, list):
+        dataset = datasets.Dataset.from_list(dataset)
+    if not isinstance(dataset, datasets.Dataset):
+        raise ValueError(
+            f"Task {task.name!r}, split {split!r}: the data must be a datasets.Dataset or a list of dicts, "
+            f"got {type(dataset).__name__}."
+        )
+    task.require_columns(dataset, list(task.inputs().values()))
+    features, unlabelled = dataset.features, _unlabelled(dataset)
+
+    def encode(columns: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        rows = named_rows(columns, features, unlabelled)
+        try:
+            encoded = task.encode(rows, tokenizer)
+        except RowError as error:
+            raise ValueError(f"Split {split!r}, row {indices[error.row]}: {error}") from error
+        for feature in encoded:
+            feature["row"] = indices[feature["row"]]
+        return {key: [feature[key] for feature in encoded] for key in encoded[0]}
+
+    from datasets.fingerprint import Hasher
+
+    known = {k: v for k, v in task.to_dict().items() if k not in _NOT_ENCODED}
+    code = type(task).encode.__code__.co_code
+    identity = [dataset._fingerprint, json.dumps(known, sort_keys=True), code, _tokenizer_state(tokenizer), unlabelled]
+    encoded = dataset.map(
+        encode,
+        batched=True,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        new_fingerprint=Hasher.hash(identity),
+        desc=f"Encoding {task.name} ({split})",
+    )
+    return EncodedDataset(task, task_id, dataset, encoded)
+
+
+def named_rows(columns: Mapping[str, list[Any]], features: Any, left_out: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """A batch of columns as rows, the integers of `ClassLabel` columns as their names."""
+    named = {key: _names(values, features[key]) for key, values in columns.items() if key not in left_out}
+    return [dict(zip(named, values, strict=True)) for values in zip(*named.values(), strict=True)]
+
+
+def _names(values: list[Any], feature: Any) -> list[Any]:
+    if getattr(feature, "names", None):
+        return [feature.names[v] if isinstance(v, int) and v >= 0 else v for v in values]
+    inner = getattr(feature, "feature", None)
+    if getattr(inner, "names", None):
+        return [None if v is None else _names(v, inner) for v in values]
+    return values
+
+
+def _unlabelled(dataset: Any) -> list[str]:
+    """`ClassLabel` columns that hold -1 alone: published test sets without their labels."""
+    return [
+        name
+        for name, feature in dataset.features.items()
+        if getattr(feature, "names", None) and dataset[name][0] == -1 and set(dataset[name]) == {-1}
+    ]
+
+
+def _tokenizer_state(tokenizer: Any) -> str:
+    """All that the tokenizer's answers hang on. Padding and truncation are set by each call and left behind by it."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["truncation"] = state["padding"] = None
+    return json.dumps([state, tokenizer.model_max_length, tokenizer.model_input_names], sort_keys=True)

@@ -1,0 +1,369 @@
+"""MultiTaskModel: one backbone, a head for each task, and an adapter for each task where there are adapters."""
+
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput, cached_file
+
+from .adapters import (
+    Route,
+    adapter_from_dict,
+    adapter_parameters,
+    adapter_to_dict,
+    delete_adapter,
+    inject_adapters,
+    replaying,
+    reset_missing,
+    use_route,
+)
+from .backbone import prepare_tokenizer
+from .bundled import locate_backbone
+from .config import MultiTaskConfig
+from .remote_code import write_remote_code
+from .tasks import Task, TaskOutput
+from .tasks.base import nearest
+
+__all__ = ["MultiTaskModel", "MultiTaskOutput"]
+
+
+@dataclass
+class MultiTaskOutput(ModelOutput):
+    """What `MultiTaskModel.forward` gives.
+
+    Args:
+        loss: `[]`, the sum of the losses of the tasks present, each times its task's weight.
+        logits: task -> logits of the rows that are of this task, in their order.
+        task_losses: task -> `[]`, the loss before its weight.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: dict[str, torch.Tensor] | None = None
+    task_losses: dict[str, torch.Tensor] | None = None
+
+
+class MultiTaskModel(PreTrainedModel):
+    """A pretrained backbone with a head, and if wanted an adapter, for each of many tasks.
+
+    Made by `from_backbone`, saved by `save_pretrained`, loaded by `from_pretrained`. With adapters the backbone is
+    frozen, and adapters and heads learn; without, everything learns.
+    """
+
+    config_class = MultiTaskConfig
+    base_model_prefix = "backbone"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    # What the backbone supports it checks itself, when it is built with the same setting.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: MultiTaskConfig, backbone: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.tasks: dict[str, Task] = config.get_tasks()
+        self.tokenizer: Any = None
+        self.backbone = _build_backbone(config.text_config) if backbone is None else backbone
+        self._takes = frozenset(inspect.signature(self.backbone.forward).parameters)
+        adapters = adapter_from_dict(config.adapters)
+        if adapters is not None and self.tasks:
+            if backbone is None:
+                # Initialisations that read the base weights have nothing to read here; the values are loaded.
+                adapters.init_lora_weights = True
+            inject_adapters(self.backbone, adapters, list(self.tasks))
+        self.heads = nn.ModuleDict({name: task.build_head(config.text_config) for name, task in self.tasks.items()})
+        self.post_init()
+        self._freeze()
+
+    # ------------------------------------------------------------------ making, loading, saving
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name: str,
+        tasks: Iterable[Task],
+        adapters: Any = None,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | None = None,
+        **kwargs: Any,
+    ) -> "MultiTaskModel":
+        """A new multi-task model over a pretrained backbone.
+
+        Args:
+            name: Hub id or folder of an encoder, a decoder or an encoder-decoder (whose encoder is taken). Where the
+                Hub cannot be reached, all-MiniLM-L6-v2 comes from the package of extra `quickstart`.
+            tasks: the tasks, with their labels known.
+            adapters: a `peft.LoraConfig`: each task gets such an adapter of its own and the backbone is frozen.
+                None: the tasks share the whole backbone, and it is trained.
+            revision: branch, tag or commit on the Hub.
+            token: Hub token for private repositories.
+            cache_dir: where downloads are kept.
+            **kwargs: for `AutoModel.from_pretrained`: `dtype`, `attn_implementation`, `device_map`, ...
+
+        Raises:
+            ValueError: the backbone, a task or the adapters cannot be used; says which and what would do.
+        """
+        hub = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        where = locate_backbone(name, **hub)
+        device_map = kwargs.pop("device_map", None)
+        kwargs.setdefault("dtype", "auto")
+        backbone = AutoModel.from_pretrained(where, device_map=device_map, **hub, **kwargs)
+        config = MultiTaskConfig(
+            text_config=copy.deepcopy(backbone.config),
+            tasks=list(tasks),
+            adapters=adapter_to_dict(adapters),
+            backbone_name=name,
+            attn_implementation=backbone.config._attn_implementation,
+            dtype=backbone.dtype,
+        )
+        backbone = _for_tokens(backbone)
+        model = cls(config, backbone=backbone).to(backbone.dtype)
+        model.heads.to(backbone.device)
+        model.tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(where, **hub), config.text_config)
+        model.eval()
+        return model
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+        """Loads a model and, where it lies beside it, its tokenizer. See `PreTrainedModel.from_pretrained`.
+
+        A `config` with more tasks than the checkpoint gives them fresh heads and adapters.
+        """
+        loaded = super().from_pretrained(name, *args, **kwargs)
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        model._freeze()
+        if name is not None:
+            hub = {k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only", "subfolder") if k in kwargs}
+            if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **hub):
+                model.tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **hub), model.config.text_config)
+        return loaded
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **kwargs: Any) -> None:
+        """Saves weights (safetensors), config, tokenizer, and the few lines that load them by `trust_remote_code`."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            write_remote_code(save_directory)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(save_directory)
+
+    def initialize_weights(self) -> None:
+        """Draws what no checkpoint has filled, adapters by peft's rule."""
+        reset_missing(self.backbone)
+        super().initialize_weights()
+
+    # ------------------------------------------------------------------ tasks
+
+    def task(self, name: str) -> Task:
+        """The task of this name; raises ValueError where there is none."""
+        if name not in self.tasks:
+            raise ValueError(f"The model has no task {name!r}. {nearest(str(name), self.tasks)}")
+        return self.tasks[name]
+
+    def add_task(self, task: Task) -> None:
+        """Adds a task with a fresh head and adapter. No other task's answers change by a bit.
+
+        Raises:
+            ValueError: the model has a task of this name already.
+        """
+        if task.name in self.tasks:
+            raise ValueError(f"The model has a task {task.name!r} already. Remove it first, or take another name.")
+        head = task.build_head(self.config.text_config).to(device=self.device, dtype=self.dtype)
+        adapters = adapter_from_dict(self.config.adapters)
+        if adapters is not None:
+            training = self.training
+            inject_adapters(self.backbone, adapters, [task.name])
+            self.backbone.to(self.dtype).train(training)
+        self.heads[task.name] = head.train(self.training)
+        self.tasks[task.name] = task
+        self.config.tasks = [*self.config.tasks, task.to_dict()]
+        self._freeze()
+
+    def remove_task(self, name: str) -> None:
+        """Takes a task out, with its head and its adapter."""
+        self.task(name)
+        del self.heads[name], self.tasks[name]
+        if self.config.adapters is not None:
+            delete_adapter(self.backbone, name)
+        self.config.tasks = [values for values in self.config.tasks if values["name"] != name]
+
+    # ------------------------------------------------------------------ forward
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        tasks: Sequence[str] | None = None,
+        task_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> MultiTaskOutput:
+        """Logits, and with `labels` the loss, of some tasks.
+
+        Args:
+            input_ids: `[batch, seq]`.
+            attention_mask: `[batch, seq]`, 1 for real tokens; padding may be on either side.
+            token_type_ids: `[batch, seq]`, for backbones that know them.
+            inputs_embeds: `[batch, seq, width]`, in place of `input_ids`.
+            tasks: names: every row is answered by each of these tasks. All tasks where neither this nor `task_ids`
+                is given.
+            task_ids: `[batch]`: each row is answered by one task, numbered in the order of `config.tasks`.
+            labels: a tensor when only one task is asked, else task -> the labels of this task's rows.
+            **kwargs: more of the backbone's inputs.
+
+        Raises:
+            ValueError: an unknown task, both `tasks` and `task_ids`, or labels that do not say whose they are.
+        """
+        first = inputs_embeds if inputs_embeds is not None else input_ids
+        if first is None:
+            raise ValueError("forward needs input_ids, or inputs_embeds in their place; both are None.")
+        if attention_mask is None:
+            attention_mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
+        inputs = {"input_ids": input_ids, "token_type_ids": token_type_ids, "inputs_embeds": inputs_embeds} | kwargs
+        if task_ids is None:
+            names = list(self.tasks) if tasks is None else [self.task(name).name for name in tasks]
+            seen = self._every_row_by_each(names, attention_mask, inputs)
+        elif tasks is None:
+            seen = self._each_row_by_its_own(task_ids, attention_mask, inputs)
+        else:
+            raise ValueError("Give `tasks` (each answers every row) or `task_ids` (one task a row), not both.")
+        gold = _labels_of(labels, list(seen))
+        outputs = {name: self.head(name, *states, labels=gold.get(name)) for name, states in seen.items()}
+        losses = {name: output.loss for name, output in outputs.items() if output.loss is not None}
+        loss = torch.stack([losses[name] * self.tasks[name].weight for name in losses]).sum() if losses else None
+        return MultiTaskOutput(
+            loss=loss, logits={name: output.logits for name, output in outputs.items()}, task_losses=losses or None
+        )
+
+    def encode(
+        self, names: Sequence[str], attention_mask: torch.Tensor, index: torch.Tensor | None = None, **inputs: Any
+    ) -> tuple[torch.Tensor, ...]:
+        """Hidden states `[batch, seq, width]` for the heads of these tasks: all layers' where one reads an inner layer.
+
+        Args:
+            names: the tasks whose adapters the rows go through.
+            attention_mask: `[batch, seq]`.
+            index: `[batch]` which of `names` each row belongs to; None where there is one name, or no adapters.
+            **inputs: the backbone's other inputs.
+        """
+        deep = any(self.tasks[name].layer != -1 for name in names)
+        given = {k: v for k, v in inputs.items() if v is not None and (k != "token_type_ids" or k in self._takes)}
+        route = None if self.config.adapters is None else Route(names, index)
+        with use_route(route):
+            output = self.backbone(attention_mask=attention_mask, output_hidden_states=deep, return_dict=True, **given)
+        return (*(output.hidden_states or ())[:-1], output.last_hidden_state)
+
+    def head(
+        self, name: str, states: tuple[torch.Tensor, ...], mask: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> TaskOutput:
+        """One task's head on what `encode` gave."""
+        layer = self.tasks[name].layer
+        if not -len(states) <= layer < len(states):
+            raise ValueError(f"Task {name!r}: layer={layer}, but the backbone has hidden states 0 to {len(states) - 1}.")
+        return self.heads[name](states[layer], mask, labels)
+
+    def _every_row_by_each(
+        self, names: list[str], mask: torch.Tensor, inputs: dict[str, Any]
+    ) -> dict[str, tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        if self.config.adapters is None:
+            states = self.encode(names, mask, **inputs)
+            return {name: (states, mask) for name in names}
+        return {name: (self.encode([name], mask, **inputs), mask) for name in names}
+
+    def _each_row_by_its_own(
+        self, task_ids: torch.Tensor, mask: torch.Tensor, inputs: dict[str, Any]
+    ) -> dict[str, tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        present, index = torch.unique(task_ids, return_inverse=True)
+        known = list(self.tasks)
+        numbers = present.tolist()
+        if numbers[0] < 0 or numbers[-1] >= len(known):
+            raise ValueError(f"task_ids must lie in 0 to {len(known) - 1} (tasks {known}), got {numbers}.")
+        names = [known[k] for k in numbers]
+        states = self.encode(names, mask, index, **inputs)
+        if len(names) == 1:
+            return {names[0]: (states, mask)}
+        rows = [torch.nonzero(index == k).squeeze(1) for k in range(len(names))]
+        return {n: (tuple(s[r] for s in states), mask[r]) for n, r in zip(names, rows, strict=True)}
+
+    # ------------------------------------------------------------------ training
+
+    def _freeze(self) -> None:
+        """With adapters only they and the heads learn. Loading makes every parameter trainable, so it is said anew."""
+        if self.config.adapters is not None:
+            self.backbone.requires_grad_(False)
+            for name in self.tasks:
+                for parameter in adapter_parameters(self.backbone, name):
+                    parameter.requires_grad = True
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **kwargs: Any
+    ) -> None:
+        super()._set_gradient_checkpointing(enable, replaying(gradient_checkpointing_func), **kwargs)
+
+    def parameter_counts(self) -> dict[str, dict[str, int]]:
+        """Numbers of parameters: `backbone` (without adapters) and each task's `head` and `adapter`, and how many learn."""
+        adapters = {name: adapter_parameters(self.backbone, name) for name in self.tasks}
+        own = {id(p) for parameters in adapters.values() for p in parameters}
+        shared = [p for p in self.backbone.parameters() if id(p) not in own]
+        counts = {"backbone": {"all": _count(shared), "trainable": _count(p for p in shared if p.requires_grad)}}
+        for name in self.tasks:
+            head = list(self.heads[name].parameters())
+            counts[name] = {
+                "head": _count(head),
+                "adapter": _count(adapters[name]),
+                "trainable": _count(p for p in head + adapters[name] if p.requires_grad),
+            }
+        return counts
+
+    def print_trainable_parameters(self) -> None:
+        """Prints the parameters of the backbone, and of each task its head's and its adapter's."""
+        counts = self.parameter_counts()
+        shared = counts.pop("backbone")
+        learn = shared["trainable"] + sum(c["trainable"] for c in counts.values())
+        total = shared["all"] + sum(c["head"] + c["adapter"] for c in counts.values())
+        width = max(len(name) for name in ("backbone", *counts))
+        lines = [f"{'':{width}}  {'shared':>12} {'adapter':>12} {'head':>12} {'trainable':>12}"]
+        lines += [f"{'backbone':{width}}  {shared['all']:>12,} {'':>12} {'':>12} {shared['trainable']:>12,}"]
+        for name, c in counts.items():
+            lines += [f"{name:{width}}  {'':>12} {c['adapter']:>12,} {c['head']:>12,} {c['trainable']:>12,}"]
+        lines += [f"trainable: {learn:,} of {total:,} parameters ({learn / total:.2%})"]
+        sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    return _for_tokens(AutoModel.from_config(config))
+
+
+def _for_tokens(model: PreTrainedModel) -> PreTrainedModel:
+    """The part that gives hidden states of the text: an encoder-decoder's encoder, and no pooler, which no head reads."""
+    backbone = model.get_encoder() if model.config.is_encoder_decoder else model
+    if "pooler" in dict(backbone.named_children()):
+        backbone.pooler = None
+    return backbone
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def _labels_of(
+    labels: torch.Tensor | Mapping[str, torch.Tensor] | None, names: list[str]
+) -> Mapping[str, torch.Tensor]:
+    if labels is None:
+        return {}
+    if isinstance(labels, Mapping):
+        return labels
+    if len(names) != 1:
+        raise ValueError(f"The batch asks tasks {names}: give labels as a dict task -> tensor, not as one tensor.")
+    return {names[0]: labels}

@@ -1,0 +1,250 @@
+"""MultiTaskPipeline: texts -> {task: answer}, behind `transformers.pipeline("multitask-nlp")`."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, Pipeline
+
+from .backbone import prepare_tokenizer
+from .pipeline_batches import Batch, Request, WindowTokenizer, make_batches
+from .tasks import RowError
+from .tasks.base import nearest
+
+__all__ = ["MultiTaskPipeline"]
+
+# The rows of a batch are few enough for a laptop and enough to keep its cores busy.
+BATCH_SIZE = 32
+# How many batches are read ahead, to be sorted by length. Of more the padding hardly gets less.
+WINDOW = 32
+
+
+@dataclass
+class Window:
+    """A number of examples on their way through the pipeline, with each task's part of them."""
+
+    examples: int
+    requests: list[Request]
+
+
+class MultiTaskPipeline(Pipeline):
+    """Answers texts by the tasks of a `MultiTaskModel`.
+
+    Made by `transformers.pipeline("multitask-nlp", model=...)` with a folder, a Hub id or a model. An example is a
+    text, or a dict of the inputs that a task needs (`{"text", "text_pair"}`, `{"question", "context"}`, or the
+    columns of the training data). It is answered by every task that finds its inputs in it: `{task: answer}`.
+
+    Inputs of like length run together. Without adapters an input runs once for all tasks.
+
+    Args:
+        model: the `MultiTaskModel`.
+        tokenizer: a tokenizer, its Hub id or folder; None: the one the model was made or saved with.
+        batch_size: inputs in a batch; 32 where nothing is said.
+        tasks: names of the tasks that answer; None: every task that finds its inputs.
+        **kwargs: as for any pipeline: `device`, `dtype`, ...
+
+    Raises:
+        ValueError: there is no tokenizer, the model has no such task, or there is no such parameter.
+    """
+
+    # The model comes with its tokenizer, and a pipeline that is given the model needs nothing from a repository.
+    _load_tokenizer = False
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+
+    def __init__(self, model: Any, tokenizer: Any = None, **kwargs: Any):
+        self.model = model
+        if isinstance(tokenizer, str):
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        if tokenizer is None:
+            tokenizer = model.tokenizer
+        if tokenizer is None:
+            raise ValueError(
+                "The model has no tokenizer: none was saved beside it. Give the pipeline one: tokenizer=... "
+                "(the backbone's, by its Hub id or folder)."
+            )
+        tokenizer = prepare_tokenizer(tokenizer, model.config.text_config)
+        if model.tokenizer is None:
+            model.tokenizer = tokenizer
+        _whole_number("batch_size", kwargs.get("batch_size"))
+        super().__init__(model, tokenizer=tokenizer, **kwargs)
+
+    def __call__(
+        self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Answers one example, or many.
+
+        Args:
+            inputs: one example -> its answers. A list, a tuple, a column of a `datasets.Dataset` -> a list. A
+                generator, a `Dataset` of rows, a `KeyDataset`, any other iterable -> an iterator that reads
+                `32 * batch_size` examples ahead.
+            batch_size: inputs in a batch.
+            num_workers: taken because other pipelines take it; there are none.
+            **kwargs: `tasks=[...]`, as at construction.
+
+        Returns:
+            `{task: answer}` for an example; an answer has the fields of transformers' pipeline for that kind of task.
+
+        Raises:
+            ValueError: an unknown task, or an example that cannot be answered: says which, and what it lacks.
+        """
+        preprocess, forward, postprocess = self._sanitize_parameters(**kwargs)
+        size = _whole_number("batch_size", batch_size) or self._batch_size or BATCH_SIZE
+        stages = (
+            self._preprocess_params | preprocess,
+            self._forward_params | {"batch_size": size} | forward,
+            self._postprocess_params | postprocess,
+        )
+        many = _examples(inputs)
+        if many is None:
+            return self._answers([inputs], *stages)[0]
+        answers = self._windows(many, size, stages)
+        return list(answers) if isinstance(inputs, Sequence) else answers
+
+    def _windows(self, examples: Iterable[Any], size: int, stages: tuple[dict[str, Any], ...]) -> Iterator[Any]:
+        preprocess, *others = stages
+        examples = iter(examples)
+        first = 0
+        while window := list(islice(examples, WINDOW * size)):
+            yield from self._answers(window, preprocess | {"first": first}, *others)
+            first += len(window)
+
+    def _answers(self, examples: Sequence[Any], *stages: dict[str, Any]) -> list[dict[str, Any]]:
+        preprocess, forward, postprocess = stages
+        window = self.preprocess(examples, **preprocess)
+        return self.postprocess(self.forward(window, **forward), **postprocess)
+
+    # ------------------------------------------------------------------ the stages, each for a window of examples
+
+    def _sanitize_parameters(
+        self, tasks: str | Iterable[str] | None = None, **unknown: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        for name in unknown:
+            raise ValueError(f"The pipeline has no parameter {name!r}. {nearest(name, ['tasks', 'batch_size'])}")
+        if tasks is None:
+            return {}, {}, {}
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        if not names:
+            raise ValueError(f"tasks=[] asks nothing. Leave it out, or name some of {list(self.model.tasks)}.")
+        return {"tasks": [self.model.task(name).name for name in names]}, {}, {}
+
+    def preprocess(self, input_: Sequence[Any], tasks: Sequence[str] | None = None, first: int | None = None) -> Window:
+        """Examples -> what each task makes of them.
+
+        Args:
+            input_: the examples.
+            tasks: names; None: those that find their inputs in the example.
+            first: the number of the first example among all, for error messages; None where there is only one.
+        """
+        requests = {name: Request(self.model.task(name)) for name in tasks or self.model.tasks}
+        for i, example in enumerate(input_):
+            with _said_of(i, first):
+                chosen = [r for r in requests.values() if r.task.accepts(example)] if tasks is None else requests.values()
+                for request in chosen:
+                    request.rows.append(request.task.read(example))
+                    request.examples.append(i)
+                if not chosen:
+                    raise ValueError(self._nobody(example))
+        tokenizer = WindowTokenizer(self.tokenizer)
+        asked = [request for request in requests.values() if request.rows]
+        for request in asked:
+            with _said_of(request.examples, first):
+                request.encode(tokenizer)
+        return Window(len(input_), asked)
+
+    def _forward(self, input_tensors: Window, batch_size: int = BATCH_SIZE) -> Window:
+        """Fills in the logits."""
+        requests = {request.task.name: request for request in input_tensors.requests}
+        adapters = self.model.config.adapters is not None
+        with _answering(self.model):
+            for batch in make_batches(requests.values(), batch_size, adapters=adapters, tokenizer=self.tokenizer):
+                self._run(batch, requests)
+        return input_tensors
+
+    def _run(self, batch: Batch, requests: Mapping[str, Request]) -> None:
+        given = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids}
+        mask, index, given = self._ensure_tensor_on_device([batch.attention_mask, batch.index, given], self.device)
+        states = self.model.encode(batch.names, mask, index, **given)
+        mask = mask.to(states[-1].device)
+        for name, (rows, features) in batch.readings.items():
+            seen, real = states, mask
+            if len(rows) < len(mask):
+                chosen = torch.tensor(rows, device=mask.device)
+                seen, real = tuple(state[chosen] for state in states), mask[chosen]
+            requests[name].keep(self.model.head(name, seen, real).logits.float().cpu().numpy(), features)
+
+    def postprocess(self, model_outputs: Window) -> list[dict[str, Any]]:
+        """Logits -> the answers of each example, by task."""
+        answers: list[dict[str, Any]] = [{} for _ in range(model_outputs.examples)]
+        for request in model_outputs.requests:
+            task = request.task
+            predictions = task.decode(request.logits, request.features, request.rows)
+            for i, prediction, row in zip(request.examples, predictions, request.rows, strict=True):
+                answers[i][task.name] = task.answer(prediction, row)
+        return answers
+
+    def get_inference_context(self) -> Callable[[], Any]:
+        """What the forward runs in."""
+        return torch.inference_mode
+
+    def _nobody(self, example: Any) -> str:
+        needs = ", ".join(f"{name!r} needs {list(task.inputs())}" for name, task in self.model.tasks.items())
+        given = f"has {list(example)}" if isinstance(example, Mapping) else f"is one {type(example).__name__}"
+        return f"No task can answer the input, which {given}: {needs}. Give a dict with these names."
+
+    # ------------------------------------------------------------------ saving
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Saves the model with its tokenizer; see `MultiTaskModel.save_pretrained`."""
+        self.model.save_pretrained(save_directory, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Puts the model with its tokenizer and card on the Hub; see `MultiTaskModel.push_to_hub`."""
+        return self.model.push_to_hub(repo_id, **kwargs)
+
+
+def _examples(inputs: Any) -> Iterable[Any] | None:
+    """The examples in the inputs; None where they are one example."""
+    if isinstance(inputs, Iterable):
+        return None if isinstance(inputs, (str, bytes, Mapping)) else inputs
+    if isinstance(inputs, torch.utils.data.Dataset):  # indexed, but it need not be iterable: a KeyDataset is not
+        return (inputs[i] for i in range(len(inputs)))  # type: ignore[arg-type]
+    return None
+
+
+def _whole_number(name: str, value: Any) -> int | None:
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}.")
+    return value
+
+
+@contextmanager
+def _said_of(examples: int | Sequence[int], first: int | None) -> Iterator[None]:
+    """Puts into an error which of the inputs it is about, where there are several."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, RowError) and not isinstance(examples, int):
+            examples = examples[error.row]
+        if first is None or not isinstance(examples, int):
+            raise
+        raise ValueError(f"inputs[{first + examples}]: {error}") from error
+
+
+@contextmanager
+def _answering(model: torch.nn.Module) -> Iterator[None]:
+    """No dropout; a model that is being trained goes on as it was."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()

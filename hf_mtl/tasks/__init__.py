@@ -1,0 +1,20 @@
+"""Task types: one file each, from columns to scores."""
+
+from .base import RowError, Task, TaskOutput
+from .question_answering import QuestionAnswering
+from .registry import TASK_TYPES, register_task, task_class, task_from_dict
+from .text_classification import TextClassification
+from .token_classification import TokenClassification
+
+__all__ = [
+    "TASK_TYPES",
+    "QuestionAnswering",
+    "RowError",
+    "Task",
+    "TaskOutput",
+    "TextClassification",
+    "TokenClassification",
+    "register_task",
+    "task_class",
+    "task_from_dict",
+]

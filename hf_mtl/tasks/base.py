@@ -1,0 +1,270 @@
+"""What every task is: a frozen description that encodes rows, builds a head, decodes logits and scores answers."""
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from typing_extensions import Self
+
+__all__ = ["RowError", "Task", "TaskOutput", "nearest"]
+
+# Task names become names of modules and of metrics; the rest of nn.ModuleDict's own names would hide its methods.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_TAKEN = frozenset(dir(nn.ModuleDict()))
+
+Row = Mapping[str, Any]
+Features = dict[str, Any]
+
+
+class TaskOutput(NamedTuple):
+    """What a head gives: `loss []` in float32, the mean over the task's own items, and `logits`, a row each."""
+
+    loss: torch.Tensor | None
+    logits: torch.Tensor
+
+
+class RowError(ValueError):
+    """A row that a task cannot use. `row` is its number among the rows that were given."""
+
+    def __init__(self, message: str, row: int):
+        super().__init__(message)
+        self.row = row
+
+
+def nearest(value: str, known: Iterable[str]) -> str:
+    """The end of an error message: the known values, and the one that was probably meant."""
+    known = list(known)
+    close = difflib.get_close_matches(value, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Known: {known}.{hint}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A named task. Subclasses add the columns they read and what their head needs.
+
+    All fields are plain JSON values: they are what a recipe may say, and what config.json keeps.
+
+    Args:
+        name: letters, digits, `_` and `-`; begins with a letter.
+        weight: factor of the task's loss in the sum.
+        layer: which hidden state the head reads: -1 the last, 0 the embeddings.
+        max_length: most subwords of an input; None: all that the backbone takes.
+        dropout: dropout before the head's last layer.
+    """
+
+    name: str
+    weight: float = 1.0
+    layer: int = -1
+    max_length: int | None = None
+    dropout: float = 0.1
+
+    type: ClassVar[str] = ""
+    main_metric: ClassVar[str] = ""
+    # Logits have a position axis, `[batch, seq, ...]`, and are cut to an input's own length before decoding.
+    per_token: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"Task name {self.name!r} cannot be used: it must begin with a letter and hold only letters, "
+                f"digits, '_' and '-'. For example {_usable(self.name)!r}."
+            )
+        if self.name in _TAKEN:
+            raise ValueError(
+                f"Task name {self.name!r} cannot be used: PyTorch's module containers keep that name for "
+                f"themselves. For example {self.name + '_task'!r}."
+            )
+        self._check(
+            "weight", self.weight, math.isfinite(self.weight) and self.weight >= 0, "a number of 0 or more"
+        )
+        self._check("dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 up to 1")
+        self._check(
+            "max_length", self.max_length, self.max_length is None or self.max_length >= 4, "4 or more"
+        )
+        for field in dataclasses.fields(self):  # JSON gives lists where Python gives tuples
+            if isinstance(getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+
+    def _check(self, field: str, value: Any, ok: bool, wanted: str) -> None:
+        if not ok:
+            raise ValueError(f"Task {self.name!r}: {field} must be {wanted}, got {value!r}.")
+
+    # ------------------------------------------------------------------ JSON
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and the task type, as JSON values. `task_from_dict` is the inverse."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {"type": self.type} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    # ------------------------------------------------------------------ data
+
+    @classmethod
+    def from_dataset(cls, name: str, dataset: Any, **fields: Any) -> Self:
+        """A task whose labels come from the training data: from its features where they name them, else its rows.
+
+        Args:
+            name: the task's name.
+            dataset: a `datasets.Dataset`, or a `DatasetDict` with a `train` split.
+            **fields: the other fields, the names of the columns among them.
+
+        Raises:
+            ValueError: a column is missing, or there is nothing to learn from.
+        """
+        return cls(name=name, **fields).learn(dataset["train"] if isinstance(dataset, dict) else dataset)
+
+    def learn(self, dataset: Any) -> Self:
+        """This task with what it must know of its training data (label names). Known values stay as they are."""
+        self.require_columns(dataset, self.columns())
+        return self
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a training row must have."""
+        raise NotImplementedError
+
+    def inputs(self) -> dict[str, str]:
+        """What an answer needs: the public name of an input (as transformers' pipelines say it) -> its column."""
+        raise NotImplementedError
+
+    def require_columns(self, dataset: Any, columns: Sequence[str]) -> None:
+        """Raises ValueError where the data set is empty or lacks a column."""
+        if not len(dataset):
+            raise ValueError(f"Task {self.name!r}: the data set has no rows.")
+        for column in columns:
+            if column not in dataset.column_names:
+                raise ValueError(
+                    f"Task {self.name!r}: the data has no column {column!r}. "
+                    f"{nearest(column, dataset.column_names)} Name the right one in the task's fields."
+                )
+
+    def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
+        """Rows -> model inputs.
+
+        Each feature holds `input_ids` (and what else the tokenizer gives, but no mask: nothing is padded yet),
+        `row` (which of the rows it is of: a long row may become several features), whatever `decode` needs, and
+        `labels` where the rows have them.
+
+        Raises:
+            RowError: a row that cannot be used, with the field, the value and the way out.
+        """
+        raise NotImplementedError
+
+    def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
+        """The labels of a batch's rows as one tensor: `[batch]`, or `[batch, k]` where each row has k.
+
+        Args:
+            labels: what `encode` gave, a row each.
+            length: positions of the padded batch, for tasks that label each of them.
+        """
+        return torch.tensor(labels)
+
+    def references(self, rows: Sequence[Row]) -> list[Any]:
+        """The gold answers of the rows, as `score` wants them."""
+        raise NotImplementedError
+
+    def read(self, example: Any) -> dict[str, Any]:
+        """A pipeline input -> a row. A string stands for the one input of tasks that have only one.
+
+        Raises:
+            ValueError: an input is missing, or is not text.
+        """
+        inputs = self.inputs()
+        if isinstance(example, Mapping):
+            row = {column: example[name] for name, column in inputs.items() if name in example}
+            row |= {column: example[column] for column in inputs.values() if column in example}
+        else:
+            row = {next(iter(inputs.values())): example}
+        for name, column in inputs.items():
+            if column not in row:
+                raise ValueError(
+                    f"Task {self.name!r} needs {list(inputs)}, and the input has no {name!r}: {_short(example)}."
+                )
+            row[column] = self.read_value(name, row[column])
+        return row
+
+    def read_value(self, name: str, value: Any) -> Any:
+        """One input of a pipeline, checked and made safe. Text by default."""
+        if not isinstance(value, str):
+            raise ValueError(f"Task {self.name!r}: {name!r} must be a string, got {_short(value)}.")
+        return value
+
+    def accepts(self, example: Any) -> bool:
+        """Whether the input names everything that this task needs (what it holds is checked by `read`)."""
+        inputs = self.inputs()
+        if isinstance(example, Mapping):
+            return all(name in example or column in example for name, column in inputs.items())
+        return len(inputs) == 1
+
+    def read_text(self, row: Row, column: str, index: int) -> str:
+        """The text in a column, safe for any tokenizer: half surrogates, which no encoding knows, become U+FFFD."""
+        value = row[column]
+        if not isinstance(value, str):
+            raise RowError(
+                f"Task {self.name!r}: column {column!r} must hold text, got {_short(value)}.", index
+            )
+        return value if value.isascii() else _SURROGATES.sub("\ufffd", value)
+
+    def limit(self, tokenizer: Any) -> int:
+        """Most subwords of one input."""
+        longest = tokenizer.model_max_length
+        return int(longest if self.max_length is None else min(self.max_length, longest))
+
+    def known(self, field: str, value: Any) -> Any:
+        """A learned value; raises ValueError where it has not been learned."""
+        if value is None:
+            raise ValueError(
+                f"Task {self.name!r}: its {field} are not known. Make it by {type(self).__name__}.from_dataset(...), "
+                f"or give {field}=[...]."
+            )
+        return value
+
+    # ------------------------------------------------------------------ model
+
+    def build_head(self, backbone: Any) -> nn.Module:
+        """The head for a backbone with this config: `forward(hidden, mask, labels=None) -> TaskOutput`."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ answers
+
+    def decode(
+        self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
+    ) -> list[Any]:
+        """Logits -> one JSON-able prediction a row.
+
+        Args:
+            logits: an array of float32 for each feature, cut to its own length where `per_token`.
+            features: what `encode` gave; `features[i]["row"]` says which row feature i is of.
+            rows: the rows that were encoded.
+        """
+        raise NotImplementedError
+
+    def answer(self, prediction: Any, row: Row) -> Any:
+        """A prediction in the fields that transformers' own pipelines give for this kind of task."""
+        return prediction
+
+    def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        """Predictions against gold answers: metric -> value, 0 to 1, higher is better; `main_metric` among them."""
+        raise NotImplementedError
+
+    def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any]:
+        """What always saying the commonest answer of the training data would predict for the rows."""
+        raise NotImplementedError
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _usable(name: Any) -> str:
+    return re.sub(r"^[^A-Za-z]+|[^A-Za-z0-9_-]+", "_", str(name)).strip("_") or "my_task"

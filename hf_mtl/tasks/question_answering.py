@@ -1,0 +1,208 @@
+"""An answer read out of a context: the span of its words that answers a question, or that there is none."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from typing_extensions import Self
+
+from ..backbone import is_causal, width_of
+from .answer_spans import Window, rank_spans
+from .base import Features, Row, RowError, Task, TaskOutput
+from .context_windows import encode_contexts
+from .gold_answers import gold_answers, label_windows, locate_gold
+from .pooling import POOLINGS, pool, resolve_pooling
+from .registry import register_task
+from .text_classification import softmax
+
+__all__ = ["QuestionAnswering"]
+
+# The usual window for SQuAD (BERT's own, and transformers' examples) holds most paragraphs whole. A backbone
+# that takes 8,000 subwords would else spend memory on its longest contexts that no answer needs.
+DEFAULT_WINDOW = 384
+# The null score of a context that holds nothing to answer with: above any threshold, and JSON knows it.
+NOTHING_TO_READ = 1e4
+
+
+@register_task("question-answering")
+@dataclass(frozen=True, kw_only=True)
+class QuestionAnswering(Task):
+    """Extractive question answering. Long contexts are read in overlapping windows; there may be no answer.
+
+    Columns: `question`, `context`, `answers` (`{"text": [...], "answer_start": [...]}`, as SQuAD has it;
+    empty lists: no answer; the first one trains). Answer: `{"score", "start", "end", "answer"}`, the empty
+    answer from 0 to 0. Scores: `f1`, `exact_match`, and apart for questions with and without an answer.
+
+    Args:
+        max_length: most subwords of a window, the question's included; None: 384, or what the backbone takes.
+        stride: subwords of the context that neighbouring windows share; at most half of a window.
+        max_question_length: subwords that are kept of a question; at most half of a window.
+        max_answer_length: most subwords of an answer.
+        null_threshold: no answer where the logits of none, less those of the best answer, are above it.
+        n_best: how many spans share the probability that `score` is.
+        allow_no_answer: False: there always is an answer. Learned: whether the training data has questions
+            without one. None, never learned, is as True.
+        pooling: the vector that "no answer" is read from: `mean`, `first`, `last`, or `auto`: the last token
+            on a causal backbone, whose first token has seen nothing, and the first elsewhere.
+    """
+
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    stride: int = 128
+    max_question_length: int = 64
+    max_answer_length: int = 30
+    null_threshold: float = 0.0
+    n_best: int = 20
+    allow_no_answer: bool | None = None
+    pooling: str = "auto"
+
+    main_metric = "f1"
+    per_token = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field, least in (
+            ("stride", 0),
+            ("max_question_length", 1),
+            ("max_answer_length", 1),
+            ("n_best", 1),
+        ):
+            value = getattr(self, field)
+            self._check(
+                field, value, isinstance(value, int) and value >= least, f"a whole number of {least} or more"
+            )
+        self._check("null_threshold", self.null_threshold, math.isfinite(self.null_threshold), "a number")
+        self._check(
+            "allow_no_answer",
+            self.allow_no_answer,
+            self.allow_no_answer in (None, True, False),
+            "true, false or null",
+        )
+        self._check("pooling", self.pooling, self.pooling in POOLINGS, f"one of {POOLINGS}")
+
+    def inputs(self) -> dict[str, str]:
+        return {"question": self.question, "context": self.context}
+
+    def columns(self) -> tuple[str, ...]:
+        return self.question, self.context, self.answers
+
+    def learn(self, dataset: Any) -> Self:
+        self.require_columns(dataset, self.columns())
+        if self.allow_no_answer is not None:
+            return self
+        column = enumerate(dataset[self.answers])
+        return replace(self, allow_no_answer=any(not gold_answers(self, value, i) for i, value in column))
+
+    # ------------------------------------------------------------------ data
+
+    def limit(self, tokenizer: Any) -> int:
+        longest = super().limit(tokenizer)
+        longest = min(longest, DEFAULT_WINDOW) if self.max_length is None else longest
+        least = tokenizer.num_special_tokens_to_add(pair=True) + 4
+        self._check("max_length", longest, longest >= least, f"{least} or more with this tokenizer")
+        return longest
+
+    def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
+        questions = [self.read_text(row, self.question, i) for i, row in enumerate(rows)]
+        contexts = [self.read_text(row, self.context, i) for i, row in enumerate(rows)]
+        for i, question in enumerate(questions):
+            if not question.strip():
+                raise RowError(f"Task {self.name!r}: column {self.question!r} is empty: {question!r}.", i)
+        labelled = self.answers in rows[0]
+        gold = [locate_gold(self, row, contexts[i], i) for i, row in enumerate(rows)] if labelled else []
+        features = encode_contexts(
+            questions,
+            contexts,
+            tokenizer,
+            limit=self.limit(tokenizer),
+            stride=self.stride,
+            longest_question=self.max_question_length,
+        )
+        if labelled:
+            label_windows(features, gold)
+        return features
+
+    def references(self, rows: Sequence[Row]) -> list[list[str]]:
+        gold = [gold_answers(self, row.get(self.answers), i) for i, row in enumerate(rows)]
+        return [list(dict.fromkeys(text for text, _ in found)) for found in gold]
+
+    # ------------------------------------------------------------------ model and answers
+
+    def build_head(self, backbone: Any) -> nn.Module:
+        how = self.pooling
+        if how == "auto":  # the mean would dilute what the first token of an encoder is there for
+            how = resolve_pooling(how, True) if is_causal(backbone) else "first"
+        return SpanReader(width_of(backbone), how, self.dropout)
+
+    def decode(
+        self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
+    ) -> list[dict[str, Any]]:
+        windows: list[list[Window]] = [[] for _ in rows]
+        for values, feature in zip(logits, features, strict=True):
+            windows[feature["row"]].append(Window(values, feature["first"], feature["offsets"]))
+        return [self._best(windows[i], self.read_text(row, self.context, i)) for i, row in enumerate(rows)]
+
+    def _best(self, windows: Sequence[Window], context: str) -> dict[str, Any]:
+        ranked = rank_spans(windows, context, self.max_answer_length, self.n_best)
+        nothing = self.allow_no_answer is not False
+        if not len(ranked.scores):
+            return _prediction("", 0, 0, float(nothing), NOTHING_TO_READ)
+        margin = ranked.null - float(ranked.scores[0])
+        shares = softmax(np.append(ranked.scores, ranked.null) if nothing else ranked.scores)
+        if nothing and margin > self.null_threshold:
+            return _prediction("", 0, 0, float(shares[-1]), margin)
+        start, end = ranked.characters[0].tolist()
+        return _prediction(context[start:end], start, end, float(shares[0]), margin)
+
+    def answer(self, prediction: Any, row: Row) -> dict[str, Any]:
+        return {key: prediction[key] for key in ("score", "start", "end", "answer")}
+
+    def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        from ..scoring import squad_scores
+
+        return squad_scores([p["answer"] for p in predictions], list(references))
+
+    def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any]:
+        counts = Counter(text for texts in references for text in (texts or [""]))
+        text, count = counts.most_common(1)[0]
+        return [_prediction(text, 0, 0, count / len(references), 0.0)] * len(rows)
+
+
+def _prediction(answer: str, start: int, end: int, score: float, null_score: float) -> dict[str, Any]:
+    return {"answer": answer, "score": score, "start": start, "end": end, "null_score": null_score}
+
+
+class SpanReader(nn.Module):
+    """Begin and end logits of every position; in the first real one, no answer's, out of a pooled vector."""
+
+    def __init__(self, width: int, pooling: str, dropout: float):
+        super().__init__()
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.spans = nn.Linear(width, 2)
+        self.null = nn.Linear(width, 2)
+
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> TaskOutput:
+        """`hidden [batch, seq, width]`, `mask [batch, seq]`, `labels [batch, 2]` -> `logits [batch, seq, 2]`.
+
+        Labels count from the first real position, on whichever side the padding is.
+        """
+        hidden = hidden.to(self.spans.weight.dtype)
+        null = self.null(self.dropout(pool(hidden, mask, self.pooling)))
+        begin = mask.bool().int().argmax(1, keepdim=True)
+        at_begin = torch.arange(mask.shape[1], device=mask.device) == begin
+        logits = torch.where(at_begin[..., None], null[:, None], self.spans(self.dropout(hidden)))
+        if labels is None:
+            return TaskOutput(None, logits)
+        scores = logits.float().masked_fill(~mask.bool()[..., None], torch.finfo(torch.float32).min)
+        # Both ends at once: [batch, seq, 2] against [batch, 2], the mean over rows and ends.
+        return TaskOutput(F.cross_entropy(scores, labels + begin), logits)

@@ -1,0 +1,208 @@
+"""A tag for every word, or for every character: parts of speech, named entities, slots."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from typing_extensions import Self
+
+from ..backbone import width_of
+from .base import Features, Row, RowError, Task, TaskOutput
+from .bio import best_legal, is_bio, spans
+from .labels import declared_names, label_id, sorted_names
+from .registry import register_task
+from .word_windows import encode_words
+from .words import SPLITS, join_words, split_words
+
+__all__ = ["TokenClassification"]
+
+IGNORED = -100
+
+
+@register_task("token-classification")
+@dataclass(frozen=True, kw_only=True)
+class TokenClassification(Task):
+    """A tag for each word, read off its first subword. Long rows are read in overlapping windows, no word is lost.
+
+    Columns: `tokens` (a list of words, or of characters), `tags` (as many; strings, or a sequence of `ClassLabel`).
+    Answer, BIO tags: a list of `{"entity_group", "score", "word", "start", "end"}`; plain tags: a list of
+    `{"entity", "score", "index", "word", "start", "end"}`. Scores, BIO: span `f1`, `precision`, `recall`
+    (seqeval) and `accuracy`; plain: `accuracy`, `f1_macro`.
+
+    Args:
+        labels: the tag names, in the order of the logits; learned by `from_dataset`.
+        split: how a text without given words is split: `words`, `whitespace` or `characters`. Learned: `characters`
+            where every token of the training data is one character. Words are joined by a space, characters by none.
+    """
+
+    tokens: str = "tokens"
+    tags: str = "tags"
+    labels: tuple[str, ...] | None = None
+    split: str | None = None
+
+    main_metric = "accuracy"
+    per_token = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("split", self.split, self.split in (None, *SPLITS), f"one of {SPLITS}")
+        if self.labels is not None:
+            self._check(
+                "labels", self.labels, len(set(self.labels)) == len(self.labels) > 0, "distinct names"
+            )
+            if self.spans:
+                object.__setattr__(self, "main_metric", "f1")
+
+    @property
+    def spans(self) -> bool:
+        """Whether the tags are BIO tags, which name spans of words."""
+        return is_bio(self.known("labels", self.labels))
+
+    def inputs(self) -> dict[str, str]:
+        return {"text": self.tokens}
+
+    def columns(self) -> tuple[str, ...]:
+        return self.tokens, self.tags
+
+    def learn(self, dataset: Any) -> Self:
+        self.require_columns(dataset, self.columns())
+        labels, split = self.labels, self.split
+        if labels is None:
+            labels = declared_names(dataset, self.tags) or sorted_names(
+                chain.from_iterable(dataset[self.tags])
+            )
+        if split is None:
+            single = all(len(word) == 1 for words in dataset[self.tokens][:1000] for word in words)
+            split = "characters" if single else "words"
+        return replace(self, labels=labels, split=split)
+
+    def read_value(self, name: str, value: Any) -> Any:
+        if isinstance(value, Sequence) and all(isinstance(word, str) for word in value):
+            return value
+        raise ValueError(
+            f"Task {self.name!r}: {name!r} must be a string or a list of words, got {value!r:.60}."
+        )
+
+    def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
+        words = [[word for word, _, _ in self.words(row, i)] for i, row in enumerate(rows)]
+        features = encode_words(words, tokenizer, self.split or "words", self.limit(tokenizer))
+        if self.tags in rows[0]:
+            ids = {name: i for i, name in enumerate(self.known("labels", self.labels))}
+            gold = [self._gold(row, len(words[i]), ids, i) for i, row in enumerate(rows)]
+            for feature in features:
+                labels = np.full(len(feature["input_ids"]), IGNORED)
+                # Where words share a subword (characters of a Latin run) the first of them trains it.
+                labels[feature["positions"][::-1]] = gold[feature["row"]][feature["words"]][::-1]
+                feature["labels"] = labels.tolist()
+        return features
+
+    def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
+        return torch.tensor([[*values, *[IGNORED] * (length - len(values))] for values in labels])
+
+    def words(self, row: Row, index: int) -> list[tuple[str, int, int]]:
+        """The words of a row with their offsets: in its text, or in its words joined."""
+        value = row[self.tokens]
+        if isinstance(value, str):
+            text = self.read_text(row, self.tokens, index)
+            return [(text[s:e], s, e) for s, e in split_words(text, self.split or "words")]
+        safe = [self.read_text({self.tokens: word}, self.tokens, index) for word in value]
+        _, offsets = join_words(safe, self.split or "words")
+        return [(word, int(s), int(e)) for word, (s, e) in zip(safe, offsets, strict=True)]
+
+    def _gold(self, row: Row, words: int, ids: Mapping[str, int], index: int) -> np.ndarray:
+        tags = row[self.tags]
+        if len(tags) != words:
+            raise RowError(
+                f"Task {self.name!r}: column {self.tokens!r} has {words} entries and column {self.tags!r} has "
+                f"{len(tags)}; there must be one tag for each word.",
+                index,
+            )
+        return np.fromiter(
+            (label_id(self.name, tag, ids, index) for tag in tags), dtype=np.int64, count=words
+        )
+
+    def references(self, rows: Sequence[Row]) -> list[list[str]]:
+        return [[str(tag) for tag in row[self.tags]] for row in rows]
+
+    def build_head(self, backbone: Any) -> nn.Module:
+        return TokenClassifier(width_of(backbone), len(self.known("labels", self.labels)), self.dropout)
+
+    def decode(
+        self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
+    ) -> list[dict[str, Any]]:
+        labels = self.known("labels", self.labels)
+        lengths = np.array([len(self.words(row, i)) for i, row in enumerate(rows)], dtype=np.int64)
+        # A word that no subword stands for says nothing of its tag: the most it can be is outside, or the first.
+        scores = np.zeros((len(rows), max(1, lengths.max(initial=1)), len(labels)), dtype=np.float32)
+        scores[:, :, labels.index("O") if "O" in labels else 0] = 1e-3
+        for values, feature in zip(logits, features, strict=True):
+            scores[feature["row"], feature["words"]] = values[feature["positions"]]
+        scores -= np.log(np.exp(scores - scores.max(-1, keepdims=True)).sum(-1, keepdims=True)) + scores.max(
+            -1, keepdims=True
+        )
+        best = best_legal(scores, lengths, labels) if self.spans else scores.argmax(-1)
+        sure = np.exp(np.take_along_axis(scores, best[..., None], -1)[..., 0]).tolist()
+        return [
+            {"tags": [labels[k] for k in best[i, :n].tolist()], "scores": sure[i][:n]}
+            for i, n in enumerate(lengths)
+        ]
+
+    def answer(self, prediction: Any, row: Row) -> list[dict[str, Any]]:
+        words = self.words(row, 0)
+        tags, scores = prediction["tags"], prediction["scores"]
+        if not self.spans:
+            return [
+                {"entity": tag, "score": score, "index": i, "word": word, "start": start, "end": end}
+                for i, (tag, score, (word, start, end)) in enumerate(zip(tags, scores, words, strict=True))
+            ]
+        text = (
+            row[self.tokens]
+            if isinstance(row[self.tokens], str)
+            else join_words([w for w, _, _ in words], self.split or "words")[0]
+        )
+        found = []
+        for kind, first, end in spans(tags):
+            begin, stop = words[first][1], words[end - 1][2]
+            score = sum(scores[first:end]) / (end - first)
+            found.append(
+                {"entity_group": kind, "score": score, "word": text[begin:stop], "start": begin, "end": stop}
+            )
+        return found
+
+    def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        from ..scoring import tagging_scores
+
+        return tagging_scores([p["tags"] for p in predictions], list(references), spans=self.spans)
+
+    def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any]:
+        tag, count = Counter(chain.from_iterable(references)).most_common(1)[0]
+        lengths = [len(self.words(row, i)) for i, row in enumerate(rows)]
+        share = count / sum(len(tags) for tags in references)
+        return [{"tags": [tag] * n, "scores": [share] * n} for n in lengths]
+
+
+class TokenClassifier(nn.Module):
+    """Dropout -> linear on every position, in the dtype of its own weights."""
+
+    def __init__(self, width: int, labels: int, dropout: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width, labels)
+
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> TaskOutput:
+        """`hidden [batch, seq, width]`, `labels [batch, seq]` (-100: not asked) -> `logits [batch, seq, labels]`."""
+        logits = self.classifier(self.dropout(hidden.to(self.classifier.weight.dtype)))
+        if labels is None:
+            return TaskOutput(None, logits)
+        total = F.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        return TaskOutput(total / (labels != IGNORED).sum().clamp(min=1), logits)

@@ -1,0 +1,263 @@
+"""MultiTaskTrainer: transformers' Trainer over a mixture of tasks, with each task's own losses and scores."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PredictionOutput, speed_metrics
+
+from .backbone import prepare_tokenizer
+from .data import EncodedDataset, MultiTaskCollator, MultiTaskDataset, encode_dataset, named_rows
+from .metrics import flatten_scores, mean_score
+from .mixing import MultiTaskBatchSampler
+from .modeling import MultiTaskModel
+from .training_args import MultiTaskTrainingArguments
+
+__all__ = ["MultiTaskTrainer"]
+
+Scores = dict[str, dict[str, float]]
+
+
+class MultiTaskTrainer(Trainer):
+    """Trains and evaluates a `MultiTaskModel` on several data sets at once.
+
+    Every batch is of one task, drawn by the mixture in `args`; an optimizer step over several accumulated batches
+    sees several tasks. Every task's loss is the mean over its own items, so no task outweighs another by its number
+    of tokens. `evaluate` gives `eval_<task>_<metric>`, `eval_<task>_loss` and `eval_mean_score`, the mean of the
+    tasks' main metrics.
+
+    Args:
+        model: the model; its tasks are those that can be trained.
+        args: training arguments.
+        train_dataset: task -> `datasets.Dataset` (or list of dicts) with the columns that the task names.
+        eval_dataset: the same, for evaluation.
+        processing_class: the tokenizer; `model.tokenizer` where it is not given.
+        **kwargs: for `transformers.Trainer` (`callbacks`, `optimizers`, ...).
+
+    Raises:
+        ValueError: data for a task that the model does not have, or data that the task cannot use.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        args: MultiTaskTrainingArguments,
+        train_dataset: Mapping[str, Any] | None = None,
+        eval_dataset: Mapping[str, Any] | None = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ):
+        tokenizer = processing_class if processing_class is not None else model.tokenizer
+        if tokenizer is None:
+            raise ValueError("The trainer needs a tokenizer: give processing_class, or set model.tokenizer.")
+        model.tokenizer = prepare_tokenizer(tokenizer, model.config.text_config)
+        self._tasks = dict(model.tasks)
+        self._ids = {name: i for i, name in enumerate(model.tasks)}
+        self._task_losses = torch.zeros(len(self._tasks), 2, dtype=torch.float64)
+        with args.main_process_first(desc="encoding"):
+            train = self._encode(train_dataset, tokenizer, "train") if train_dataset is not None else None
+            evaluated = self._encode(eval_dataset, tokenizer, "eval") if eval_dataset is not None else None
+        for name, part in (train or {}).items():
+            if not part.labelled:
+                self._tasks[name].require_columns(part.rows, self._tasks[name].columns())
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=MultiTaskCollator(tokenizer, list(self._tasks.values())),
+            train_dataset=MultiTaskDataset(train) if train else None,
+            eval_dataset=evaluated,
+            processing_class=tokenizer,
+            **kwargs,
+        )
+        self.add_callback(_EpochOfSampler(self))
+        # The mean over a task's own items is taken in its head. A count over the step's micro-batches, which
+        # transformers would divide by, adds up tokens, spans and rows.
+        self.model_accepts_loss_kwargs = False
+
+    def _encode(self, data: Mapping[str, Any], tokenizer: Any, split: str) -> dict[str, EncodedDataset]:
+        if not isinstance(data, Mapping):
+            raise ValueError(f"The {split} data must be a dict task -> data set, got {type(data).__name__}.")
+        if not data:
+            raise ValueError(f"The {split} data is an empty dict: give at least one task's.")
+        for name in data:
+            if name not in self._tasks:
+                raise ValueError(f"The {split} data has {name!r}, which is none of the model's tasks {list(self._tasks)}.")
+        return {
+            name: encode_dataset(self._tasks[name], self._ids[name], rows, tokenizer, split)
+            for name, rows in data.items()
+        }
+
+    # ------------------------------------------------------------------ training
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> MultiTaskBatchSampler:
+        dataset: MultiTaskDataset = train_dataset or self.train_dataset
+        args = self.args
+        self._sampler = MultiTaskBatchSampler(
+            {name: len(part) for name, part in dataset.parts.items()},
+            batch_size=self._train_batch_size,
+            world_size=args.world_size,
+            rank=args.process_index,
+            accumulation=args.gradient_accumulation_steps,
+            tasks_per_step=args.tasks_per_step,
+            strategy=args.mixing,
+            temperature=args.temperature,
+            cap=args.cap,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            lengths={n: part.lengths() for n, part in dataset.parts.items()} if args.length_grouped else None,
+            epochs=args.num_train_epochs,
+        )
+        return self._sampler
+
+    def rows_per_epoch(self) -> dict[str, int]:
+        """Rows that an epoch takes of each task, by the mixture; more than a task has means that they repeat."""
+        return self._get_train_sampler().rows_per_epoch()
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        outputs = model(**inputs)
+        if outputs.loss is None:
+            raise ValueError("The batch has no labels, so there is no loss to train on.")
+        if model.training:
+            for name, loss in outputs.task_losses.items():
+                row = self._task_losses[self._ids[name]]
+                row += torch.stack([loss.detach().double(), torch.ones_like(loss, dtype=torch.float64)]).to(row.device)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to a training log the mean loss of each task since the log before: `loss_<task>`."""
+        if "loss" in logs:
+            sums = self.accelerator.reduce(self._task_losses.to(self.args.device), reduction="sum")
+            for name, (total, count) in zip(self._ids, sums.tolist(), strict=True):
+                if count:
+                    logs[f"loss_{name}"] = total / count
+            self._task_losses.zero_()
+        super().log(logs, start_time)
+
+    # ------------------------------------------------------------------ evaluation
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Scores of all tasks.
+
+        Args:
+            eval_dataset: task -> data set; None takes the trainer's own.
+            ignore_keys: not used: the only outputs are logits.
+            metric_key_prefix: begins the names of the metrics.
+
+        Returns:
+            `<prefix>_<task>_<metric>`, `<prefix>_<task>_loss`, `<prefix>_mean_score`, and times.
+        """
+        self._memory_tracker.start()
+        start = time.time()
+        _, metrics, rows = self._answer(eval_dataset, metric_key_prefix)
+        batches = math.ceil(rows / (self.args.eval_batch_size * self.args.world_size))
+        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=rows, num_steps=batches))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Predictions for rows that may be unlabelled.
+
+        Args:
+            test_dataset: task -> data set.
+            ignore_keys: not used: the only outputs are logits.
+            metric_key_prefix: begins the names of the metrics.
+
+        Returns:
+            `predictions`: task -> a prediction a row (as `Task.decode` gives); `label_ids`: task -> gold answers, for
+            the labelled ones; `metrics`, for the labelled ones.
+        """
+        predictions, metrics, _ = self._answer(test_dataset, metric_key_prefix)
+        gold = {name: given for name, (_, given) in predictions.items() if given is not None}
+        return PredictionOutput(
+            predictions={name: found for name, (found, _) in predictions.items()}, label_ids=gold, metrics=metrics
+        )
+
+    def baseline_scores(self, dataset: Any = None) -> Scores:
+        """What always giving the commonest training answer would score: the least that a model must beat."""
+        scores = {}
+        for name, part in self._evaluated(dataset, "baseline").items():
+            if part.labelled and self.train_dataset is not None and name in self.train_dataset.parts:
+                task, rows = part.task, _rows(part)
+                gold = task.references(_rows(self.train_dataset.parts[name]))
+                scores[name] = task.score(task.baseline(gold, rows), task.references(rows))
+        return scores
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**inputs)
+        (logits,) = outputs.logits.values()
+        loss = None if outputs.loss is None else next(iter(outputs.task_losses.values())).detach()
+        return loss, None if prediction_loss_only else logits.detach().float(), None
+
+    def _evaluated(self, data: Any, split: str) -> dict[str, EncodedDataset]:
+        if data is not None:
+            with self.args.main_process_first(desc="encoding"):
+                return self._encode(data, self.processing_class, split)
+        if self.eval_dataset is None:
+            raise ValueError("There is nothing to evaluate on: give eval_dataset, to the trainer or to evaluate().")
+        return self.eval_dataset
+
+    def _answer(self, data: Any, prefix: str) -> tuple[dict[str, tuple[list[Any], Any]], dict[str, float], int]:
+        """All tasks' predictions and gold answers, the metrics, and the number of features."""
+        found: dict[str, tuple[list[Any], Any]] = {}
+        scores: Scores = {}
+        losses: dict[str, float] = {}
+        count = 0
+        for name, part in self._evaluated(data, prefix).items():
+            ordered, order = part.sorted_by_length()
+            loop = self.evaluation_loop(
+                self._get_dataloader(ordered, f"Evaluating {name}", self.args.eval_batch_size, self._get_eval_sampler),
+                description=f"Evaluating {name}",
+                prediction_loss_only=False,
+                metric_key_prefix=f"{prefix}_{name}",
+            )
+            predictions = _decode(part, loop.predictions, order)
+            gold = None
+            if part.labelled:
+                gold = part.task.references(_rows(part))
+                scores[name] = part.task.score(predictions, gold)
+                losses[f"{prefix}_{name}_loss"] = loop.metrics[f"{prefix}_{name}_loss"]
+            found[name] = (predictions, gold)
+            count += len(part)
+        metrics = flatten_scores(scores, prefix) | losses
+        if scores:
+            metrics[f"{prefix}_mean_score"] = mean_score(scores, {n: self._tasks[n].main_metric for n in scores})
+        return found, metrics, count
+
+
+class _EpochOfSampler(TrainerCallback):
+    """Tells the sampler its epoch: when a run resumes inside one, accelerate's skipping loader hides it."""
+
+    def __init__(self, trainer: MultiTaskTrainer):
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer._sampler.set_epoch(int(state.epoch or 0))
+
+
+def _rows(part: EncodedDataset) -> list[dict[str, Any]]:
+    return named_rows(part.rows[:], part.rows.features)
+
+
+def _decode(part: EncodedDataset, logits: np.ndarray, order: np.ndarray) -> list[Any]:
+    """Predictions of the rows, from the logits of the features in another order."""
+    features = list(part.features)
+    back = np.argsort(order)
+    cut = [logits[k] for k in back.tolist()]
+    if part.task.per_token:
+        cut = [values[: len(feature["input_ids"])] for values, feature in zip(cut, features, strict=True)]
+    return part.task.decode(cut, features, _rows(part))

@@ -1,0 +1,51 @@
+"""MultiTaskTrainingArguments: transformers' own, and how tasks are mixed."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .mixing import MIXING_RULES
+from .tasks.base import nearest
+
+__all__ = ["MultiTaskTrainingArguments"]
+
+
+@dataclass
+class MultiTaskTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with the mixture of tasks.
+
+    An epoch is as many rows as all tasks have together (each counted up to `cap`); the mixture says how many of them
+    are whose. A task that gets more than it has is gone through again, in another order.
+    """
+
+    mixing: str = field(
+        default="temperature",
+        metadata={"help": "Which task's rows come how often: proportional, uniform or temperature (size ** (1 / T))."},
+    )
+    temperature: float = field(
+        default=2.0,
+        metadata={"help": "T of the mixture `temperature`: 1 is proportional to size, large is uniform. T5 found 2 best."},
+    )
+    cap: int | None = field(
+        default=65536, metadata={"help": "A task counts as no larger than this many rows in the mixture."}
+    )
+    tasks_per_step: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many times an optimizer step draws a task; divides gradient_accumulation_steps, "
+            "which it is by default: each micro-batch may be another task's."
+        },
+    )
+    length_grouped: bool = field(
+        default=True, metadata={"help": "Batches of rows of similar length, within each task: less padding."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.mixing not in MIXING_RULES:
+            raise ValueError(f"Unknown mixing {self.mixing!r}. {nearest(str(self.mixing), MIXING_RULES)}")
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model, self.greater_is_better = "mean_score", True
+        super().__post_init__()
+        if self.ddp_find_unused_parameters is None:
+            # The heads and adapters of the tasks that a step has no rows of take no part in it.
+            self.ddp_find_unused_parameters = True
