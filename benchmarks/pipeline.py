@@ -1,7 +1,8 @@
-"""How much longer the pipeline takes for 8 tasks than its tokenizer and the bare backbone take for the same sentences.
+"""How much longer 8 tasks take in the pipeline than the tokenizer and the bare backbone take.
 
+The same sentences for both, in batches of like length.
 Run: `python benchmarks/pipeline.py [FILE ...]`. A file is CoNLL-U, or JSONL with `tokens`, `text` or `sentence`.
-Prints both times (seconds, the median of alternating runs) and their ratio.
+Prints both times (seconds, the medians of runs in turns) and their ratio.
 """
 
 import argparse
@@ -17,7 +18,25 @@ import torch
 from hf_mtl import MultiTaskModel, MultiTaskPipeline, Task, TextClassification, TokenClassification
 
 HERE = Path(__file__).parent.parent / "recipes" / "data" / "pos"
-UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split()
+UPOS = [
+    "ADJ",
+    "ADP",
+    "ADV",
+    "AUX",
+    "CCONJ",
+    "DET",
+    "INTJ",
+    "NOUN",
+    "NUM",
+    "PART",
+    "PRON",
+    "PROPN",
+    "PUNCT",
+    "SCONJ",
+    "SYM",
+    "VERB",
+    "X",
+]
 BIO = ["O", *(f"{mark}-{kind}" for kind in ("person", "location", "group", "product") for mark in "BI")]
 
 
@@ -33,7 +52,7 @@ def sentences(path: Path) -> Iterator[str]:
 
 
 def tasks() -> list[Task]:
-    """Four tasks that label a text and four that tag its words, untrained: their time does not depend on that."""
+    """Four tasks that label a text and four that tag its words; untrained, which takes no less time."""
     texts = {"sentiment": 2, "topic": 4, "question": 6, "intent": 77}
     words = {"upos": UPOS, "fine": [f"T{i}" for i in range(50)], "case": ["lower", "upper"], "entities": BIO}
     return [TextClassification(name=n, labels=tuple(f"L{i}" for i in range(k))) for n, k in texts.items()] + [
@@ -60,9 +79,13 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def main() -> None:
     """Warm up, then let the two take turns."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="*", type=Path, default=sorted(HERE.glob("*.jsonl")))
-    parser.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="Hub id or folder")
+    parser.add_argument(
+        "--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="Hub id or folder"
+    )
     parser.add_argument("--sentences", type=int, default=2000)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--runs", type=int, default=5)
@@ -73,7 +96,9 @@ def main() -> None:
     texts = [text for path in args.files for text in sentences(path)][: args.sentences]
     model = MultiTaskModel.from_backbone(args.backbone, tasks=tasks(), adapters=None)
     pipe = MultiTaskPipeline(model, batch_size=args.batch_size, device="cpu")
-    print(f"{len(texts)} sentences, {len(model.tasks)} tasks, batches of {args.batch_size}, {args.threads} threads")
+    print(
+        f"{len(texts)} sentences, {len(model.tasks)} tasks, batches of {args.batch_size}, {args.threads} threads"
+    )
 
     pipe(texts[:256])
     bare(model, texts[:256], args.batch_size)

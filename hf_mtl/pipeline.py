@@ -34,9 +34,9 @@ class Window:
 class MultiTaskPipeline(Pipeline):
     """Answers texts by the tasks of a `MultiTaskModel`.
 
-    Made by `transformers.pipeline("multitask-nlp", model=...)` with a folder, a Hub id or a model. An example is a
-    text, or a dict of the inputs that a task needs (`{"text", "text_pair"}`, `{"question", "context"}`, or the
-    columns of the training data). It is answered by every task that finds its inputs in it: `{task: answer}`.
+    Made by `transformers.pipeline("multitask-nlp", model=...)` with a folder, a Hub id or a model. An example
+    is a text, or a dict of the inputs that a task needs (`{"text", "text_pair"}`, `{"question", "context"}`,
+    or the columns of the training data). Every task that finds its inputs in it answers: `{task: answer}`.
 
     Inputs of like length run together. Without adapters an input runs once for all tasks.
 
@@ -51,12 +51,13 @@ class MultiTaskPipeline(Pipeline):
         ValueError: there is no tokenizer, the model has no such task, or there is no such parameter.
     """
 
-    # The model comes with its tokenizer, and a pipeline that is given the model needs nothing from a repository.
-    _load_tokenizer = False
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
+    model: Any
+    # The model comes with its tokenizer: nothing is to be looked for where it came from.
+    _load_tokenizer = False  # type: ignore[assignment]
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_video_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
 
     def __init__(self, model: Any, tokenizer: Any = None, **kwargs: Any):
         self.model = model
@@ -75,7 +76,7 @@ class MultiTaskPipeline(Pipeline):
         _whole_number("batch_size", kwargs.get("batch_size"))
         super().__init__(model, tokenizer=tokenizer, **kwargs)
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **kwargs: Any
     ) -> Any:
         """Answers one example, or many.
@@ -89,7 +90,8 @@ class MultiTaskPipeline(Pipeline):
             **kwargs: `tasks=[...]`, as at construction.
 
         Returns:
-            `{task: answer}` for an example; an answer has the fields of transformers' pipeline for that kind of task.
+            `{task: answer}` for an example. Answers have the fields of transformers' pipelines for that kind
+            of task.
 
         Raises:
             ValueError: an unknown task, or an example that cannot be answered: says which, and what it lacks.
@@ -107,7 +109,9 @@ class MultiTaskPipeline(Pipeline):
         answers = self._windows(many, size, stages)
         return list(answers) if isinstance(inputs, Sequence) else answers
 
-    def _windows(self, examples: Iterable[Any], size: int, stages: tuple[dict[str, Any], ...]) -> Iterator[Any]:
+    def _windows(
+        self, examples: Iterable[Any], size: int, stages: tuple[dict[str, Any], ...]
+    ) -> Iterator[Any]:
         preprocess, *others = stages
         examples = iter(examples)
         first = 0
@@ -120,32 +124,43 @@ class MultiTaskPipeline(Pipeline):
         window = self.preprocess(examples, **preprocess)
         return self.postprocess(self.forward(window, **forward), **postprocess)
 
-    # ------------------------------------------------------------------ the stages, each for a window of examples
+    # ------------------------------------------------------------------ the stages, for a window of examples
 
     def _sanitize_parameters(
         self, tasks: str | Iterable[str] | None = None, **unknown: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         for name in unknown:
-            raise ValueError(f"The pipeline has no parameter {name!r}. {nearest(name, ['tasks', 'batch_size'])}")
+            raise ValueError(
+                f"The pipeline has no parameter {name!r}. {nearest(name, ['tasks', 'batch_size'])}"
+            )
         if tasks is None:
             return {}, {}, {}
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         if not names:
-            raise ValueError(f"tasks=[] asks nothing. Leave it out, or name some of {list(self.model.tasks)}.")
+            raise ValueError(
+                f"tasks=[] asks nothing. Leave it out, or name some of {list(self.model.tasks)}."
+            )
         return {"tasks": [self.model.task(name).name for name in names]}, {}, {}
 
-    def preprocess(self, input_: Sequence[Any], tasks: Sequence[str] | None = None, first: int | None = None) -> Window:
+    def preprocess(  # type: ignore[override]
+        self, input_: Sequence[Any], tasks: Sequence[str] | None = None, first: int | None = None
+    ) -> Window:
         """Examples -> what each task makes of them.
 
         Args:
             input_: the examples.
             tasks: names; None: those that find their inputs in the example.
-            first: the number of the first example among all, for error messages; None where there is only one.
+            first: the number of the first example among all, for error messages; None where it is the only
+                one.
         """
         requests = {name: Request(self.model.task(name)) for name in tasks or self.model.tasks}
         for i, example in enumerate(input_):
             with _said_of(i, first):
-                chosen = [r for r in requests.values() if r.task.accepts(example)] if tasks is None else requests.values()
+                chosen = (
+                    [r for r in requests.values() if r.task.accepts(example)]
+                    if tasks is None
+                    else requests.values()
+                )
                 for request in chosen:
                     request.rows.append(request.task.read(example))
                     request.examples.append(i)
@@ -158,28 +173,38 @@ class MultiTaskPipeline(Pipeline):
                 request.encode(tokenizer)
         return Window(len(input_), asked)
 
-    def _forward(self, input_tensors: Window, batch_size: int = BATCH_SIZE) -> Window:
+    def _forward(  # type: ignore[override]
+        self, input_tensors: Window, batch_size: int = BATCH_SIZE
+    ) -> Window:
         """Fills in the logits."""
         requests = {request.task.name: request for request in input_tensors.requests}
         adapters = self.model.config.adapters is not None
         with _answering(self.model):
-            for batch in make_batches(requests.values(), batch_size, adapters=adapters, tokenizer=self.tokenizer):
+            for batch in make_batches(
+                requests.values(), batch_size, adapters=adapters, tokenizer=self.tokenizer
+            ):
                 self._run(batch, requests)
         return input_tensors
 
     def _run(self, batch: Batch, requests: Mapping[str, Request]) -> None:
         given = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids}
-        mask, index, given = self._ensure_tensor_on_device([batch.attention_mask, batch.index, given], self.device)
+        mask, index, given = self._ensure_tensor_on_device(
+            [batch.attention_mask, batch.index, given], self.device
+        )
         states = self.model.encode(batch.names, mask, index, **given)
         mask = mask.to(states[-1].device)
-        for name, (rows, features) in batch.readings.items():
+        for name, reading in batch.readings.items():
             seen, real = states, mask
-            if len(rows) < len(mask):
-                chosen = torch.tensor(rows, device=mask.device)
+            if len(reading.rows) < len(mask):
+                chosen = torch.tensor(reading.rows, device=mask.device)
                 seen, real = tuple(state[chosen] for state in states), mask[chosen]
-            requests[name].keep(self.model.head(name, seen, real).logits.float().cpu().numpy(), features)
+            requests[name].keep(
+                self.model.head(name, seen, real).logits.float().cpu().numpy(), reading.places
+            )
 
-    def postprocess(self, model_outputs: Window) -> list[dict[str, Any]]:
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: Window
+    ) -> list[dict[str, Any]]:
         """Logits -> the answers of each example, by task."""
         answers: list[dict[str, Any]] = [{} for _ in range(model_outputs.examples)]
         for request in model_outputs.requests:
@@ -213,7 +238,9 @@ def _examples(inputs: Any) -> Iterable[Any] | None:
     """The examples in the inputs; None where they are one example."""
     if isinstance(inputs, Iterable):
         return None if isinstance(inputs, (str, bytes, Mapping)) else inputs
-    if isinstance(inputs, torch.utils.data.Dataset):  # indexed, but it need not be iterable: a KeyDataset is not
+    if isinstance(
+        inputs, torch.utils.data.Dataset
+    ):  # indexed, but it need not be iterable: a KeyDataset is not
         return (inputs[i] for i in range(len(inputs)))  # type: ignore[arg-type]
     return None
 

@@ -36,22 +36,29 @@ class Request:
         self.features = self.task.encode(self.rows, tokenizer)
         self.logits = [None] * len(self.features)
 
-    def keep(self, logits: np.ndarray, readings: Iterable[Sequence[int]]) -> None:
-        """Takes the logits of a batch: `readings` says, row by row, which features they are of."""
-        for values, features in zip(logits, readings, strict=True):
-            for i in features:
-                length = len(self.features[i]["input_ids"])
-                self.logits[i] = values[:length] if self.task.per_token else values
+    def keep(self, logits: np.ndarray, places: Iterable[tuple[int, int]]) -> None:
+        """Takes the logits of a batch; `places` says which of its rows are which features."""
+        for row, i in places:
+            values = logits[row]
+            self.logits[i] = values[: len(self.features[i]["input_ids"])] if self.task.per_token else values
 
 
-@dataclass
+@dataclass(slots=True)
 class Input:
-    """One input of the backbone: its subwords, the adapter it goes through, and the features that it stands for."""
+    """One input of the backbone: its subwords, its adapter, and the features (which of which task) it is."""
 
     ids: Sequence[int]
     types: Sequence[int] | None
     adapter: str | None
-    readings: dict[str, list[int]] = field(default_factory=dict)
+    features: list[tuple[str, int]] = field(default_factory=list)
+
+
+@dataclass
+class Reading:
+    """What a task reads of a batch: its rows, and for each feature (the place of its row in these, which)."""
+
+    rows: list[int] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -59,13 +66,13 @@ class Batch:
     """A batch for the backbone, and what each task reads of it.
 
     Args:
-        input_ids: `[batch, seq]`, padded on the right: right for every backbone that does not generate, and it leaves
-            subwords where the features say they are.
+        input_ids: `[batch, seq]`, padded on the right: right for every backbone that does not generate, and
+            it leaves subwords where the features say they are.
         attention_mask: `[batch, seq]`.
         token_type_ids: `[batch, seq]`; None where the tokenizer gives none.
         names: the tasks whose adapters the rows go through; without adapters the tasks that read the batch.
         index: `[batch]` which of `names` each row goes through; None without adapters.
-        readings: task -> (numbers of the rows that it reads, for each of them the numbers of its features).
+        readings: task -> what it reads.
     """
 
     input_ids: torch.Tensor
@@ -73,10 +80,12 @@ class Batch:
     token_type_ids: torch.Tensor | None
     names: list[str]
     index: torch.Tensor | None
-    readings: dict[str, tuple[list[int], list[list[int]]]]
+    readings: dict[str, Reading]
 
 
-def make_batches(requests: Iterable[Request], size: int, *, adapters: bool, tokenizer: Any) -> Iterator[Batch]:
+def make_batches(
+    requests: Iterable[Request], size: int, *, adapters: bool, tokenizer: Any
+) -> Iterator[Batch]:
     """The features of all tasks in batches of inputs of like length, the same input once.
 
     Args:
@@ -100,17 +109,20 @@ def _distinct(requests: Iterable[Request], adapters: bool) -> Iterable[Input]:
             key = (adapter, tuple(ids), None if types is None else tuple(types))
             if key not in found:
                 found[key] = Input(ids, types, adapter)
-            found[key].readings.setdefault(name, []).append(i)
+            found[key].features.append((name, i))
     return found.values()
 
 
 def _batch(inputs: Sequence[Input], tokenizer: Any) -> Batch:
-    readings: dict[str, tuple[list[int], list[list[int]]]] = {}
+    readings: dict[str, Reading] = {}
     for row, item in enumerate(inputs):
-        for name, features in item.readings.items():
-            rows, theirs = readings.setdefault(name, ([], []))
-            rows.append(row)
-            theirs.append(features)
+        for name, feature in item.features:
+            reading = readings.get(name)
+            if reading is None:
+                reading = readings[name] = Reading()
+            if not reading.rows or reading.rows[-1] != row:
+                reading.rows.append(row)
+            reading.places.append((len(reading.rows) - 1, feature))
     names = list(readings)
     index = None
     if inputs[0].adapter is not None:
@@ -137,7 +149,8 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
 class WindowTokenizer:
     """A tokenizer that does not tokenize the same texts twice: many tasks of a model ask for the same.
 
-    It keeps all that it gave and should live no longer than a window. In all else it is the tokenizer it wraps.
+    It keeps all that it gave and should live no longer than a window. In all else it is the tokenizer it
+    wraps.
     """
 
     def __init__(self, tokenizer: Any):

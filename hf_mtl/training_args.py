@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from .mixing import MIXING_RULES
@@ -45,6 +46,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
             raise ValueError(f"Unknown mixing {self.mixing!r}. {nearest(str(self.mixing), MIXING_RULES)}")
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model, self.greater_is_better = "mean_score", True
+        # Without an accelerator there is nothing to pin memory for, and torch warns of it.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         super().__post_init__()
         if self.ddp_find_unused_parameters is None:
             # The heads and adapters of the tasks that a step has no rows of take no part in it.

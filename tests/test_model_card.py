@@ -13,7 +13,8 @@ from markdown_it import MarkdownIt
 
 from hf_mtl import MultiTaskConfig, QuestionAnswering, Task, TextClassification, TokenClassification
 from hf_mtl.model_card import render_card, write_card
-from hf_mtl.model_card.markdown import fenced
+from hf_mtl.model_card.card import _about
+from hf_mtl.model_card.markdown import code, fenced
 from hf_mtl.model_card.metadata import is_hub_id
 
 BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -108,7 +109,7 @@ class Page:
 
 
 def rows(table: list[list[str]]) -> list[dict[str, str]]:
-    """Rows by header; a row with a cell too many or too few would have been made to fit by the parser."""
+    """The rows of a table, by its header."""
     return [dict(zip(table[0], row, strict=True)) for row in table[1:]]
 
 
@@ -286,8 +287,8 @@ def test_a_given_example_is_shown_with_its_answer_shortened() -> None:
             "pos": (["a"], [{"word": "a" * 500}]),
         }
     )
-    code = Page.of(card).code()[0]
-    lines = code.splitlines()
+    block = Page.of(card).code()[0]
+    lines = block.splitlines()
     call = next(i for i, line in enumerate(lines) if '"intent"' in line)
     assert ast.literal_eval(ast.parse(lines[call]).body[0].value.args[0]) == text  # type: ignore[attr-defined]
     assert lines[call + 1] == '# {"intent": {"label": "refund", "score": 0.988}}'
@@ -305,6 +306,14 @@ def test_each_task_type_says_what_it_answers() -> None:
         "answer takes question and context. Extractive question answering. Answer: "
         '{"score", "start", "end", "answer"}, the empty answer from 0 to 0.',
     ]
+
+
+def test_a_task_type_without_a_docstring_says_nothing() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Silent(Task):
+        column: str = "text"
+
+    assert _about(Silent) == ""
 
 
 @pytest.mark.parametrize(
@@ -384,6 +393,9 @@ def test_control_characters_and_half_surrogates_become_harmless(tmp_path: Path) 
     assert row["Labels"] == f"3: {good}, (empty), {'x' * 37}..."
     assert row["Data"] == good
     header = metadata(ModelCard(write_card(tmp_path, card).read_text(encoding="utf-8")))
+    assert header["model-index"][0]["results"][0]["dataset"] == {
+        "type": "a-b-c-d", "name": good, "split": good
+    }  # fmt: skip
     assert (
         header["license"]
         == header["language"]
@@ -391,6 +403,11 @@ def test_control_characters_and_half_surrogates_become_harmless(tmp_path: Path) 
         == header["model-index"][0]["name"]
         == good
     )
+
+
+def test_what_parsers_of_tables_do_not_agree_on_is_no_code() -> None:
+    assert code("a\\|b") == r"a\\\|b"
+    assert code("a|b") == r"`a\|b`"
 
 
 def test_a_model_id_cannot_leave_its_string() -> None:

@@ -344,9 +344,9 @@ def test_scoring_costs_little_over_scikit_learn():
     def fastest(score):
         seconds = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.thread_time()  # CPU seconds: a busy machine does not count
             score(predictions, labels)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.thread_time() - start)
         return min(seconds)
 
     bare = fastest(lambda p, r: (accuracy_score(r, p), f1_score(r, p, average="macro", zero_division=0)))

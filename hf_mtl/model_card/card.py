@@ -90,7 +90,8 @@ def render_card(
         adapters=_adapters(config.adapters),
         task_table=_task_table(tasks, scores, chance, data),
         score_table=_score_table(scores, chance),
-        split=code(split) if scores else None,
+        split=code(split),
+        has_scores=bool(scores),
         unscored=[name for name in tasks if name not in scores],
         has_baselines=bool(chance),
         has_labels=any(task.to_dict().get("labels") for task in tasks.values()),
@@ -229,7 +230,7 @@ def _task_table(
         "Metric": [main[name] and code(main[name]) for name in tasks],
         "Score": [_number(scores.get(name, {}).get(main[name])) for name in tasks],
         "Majority": [_number(chance.get(name, {}).get(main[name])) for name in tasks],
-        "Data": [data[name].linked_name() if name in data else "" for name in tasks],
+        "Data": [text(data[name].name) if name in data else "" for name in tasks],
     }
     return table(columns, right=("Score", "Majority"))
 

@@ -16,9 +16,7 @@ _MEANS_SOMETHING = re.compile(r"[\\`*\[\]<>|#~]|(?<!\w)_|_(?!\w)|&(?=#|\w+;)", r
 def one_line(value: Any) -> str:
     """The value as one line, without the control characters and half surrogates that a file cannot hold."""
     kinds = [(char, unicodedata.category(char)) for char in str(value)]
-    shown = (
-        "\ufffd" if kind == "Cs" else " " if kind in ("Cc", "Zl", "Zp") else char for char, kind in kinds
-    )
+    shown = ("\ufffd" if kind == "Cs" else " " if kind == "Cc" else char for char, kind in kinds)
     return " ".join("".join(shown).split())
 
 

@@ -108,14 +108,11 @@ class DataSet:
         """The model-index's `type`: the Hub id, and for data that is not there something as short."""
         return self.id or re.sub(r"[^\w.]+", "-", one_line(self.name).lower()).strip("-") or task
 
-    def linked_name(self) -> str:
-        """The name, as a link where it leads somewhere."""
-        url = self.url or (f"https://huggingface.co/datasets/{self.id}" if self.id else None)
-        return link(self.name, quote(one_line(url), safe="/:?#@!$&'*+,;=%~")) if url else text(self.name)
-
     def attribution(self) -> str:
         """A sentence or two: name, configuration, authors, licence, changes, numbers of rows."""
-        named = [self.linked_name(), *([f"configuration {text(self.config)}"] if self.config else [])]
+        url = self.url or (f"https://huggingface.co/datasets/{self.id}" if self.id else None)
+        named = [link(self.name, quote(one_line(url), safe="/:?#@!$&'*+,;=%~")) if url else text(self.name)]
+        named += [f"configuration {text(self.config)}"] if self.config else []
         named += [f"by {text(self.authors)}"] if self.authors else []
         named += [f"licence {text(self.license)}"] if self.license else []
         parts = [", ".join(named)]

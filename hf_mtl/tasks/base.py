@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-__all__ = ["RowError", "Task", "TaskOutput", "nearest"]
+__all__ = ["RowError", "Task", "TaskOutput", "nearest", "shown"]
 
 # Task names become names of modules and of metrics; the rest of nn.ModuleDict's own names would hide its methods.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -39,11 +39,12 @@ class RowError(ValueError):
 
 
 def nearest(value: str, known: Iterable[str]) -> str:
-    """The end of an error message: the known values, and the one that was probably meant."""
+    """The end of an error message: the known values (of many the first), and the one that was probably meant."""
     known = list(known)
     close = difflib.get_close_matches(value, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"Known: {known}.{hint}"
+    more = f" and {len(known) - 12} more" if len(known) > 12 else ""
+    return f"Known: {known[:12]}{more}.{hint}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +185,7 @@ class Task:
         for name, column in inputs.items():
             if column not in row:
                 raise ValueError(
-                    f"Task {self.name!r} needs {list(inputs)}, and the input has no {name!r}: {_short(example)}."
+                    f"Task {self.name!r} needs {list(inputs)}, and the input has no {name!r}: {shown(example)}."
                 )
             row[column] = self.read_value(name, row[column])
         return row
@@ -192,7 +193,7 @@ class Task:
     def read_value(self, name: str, value: Any) -> Any:
         """One input of a pipeline, checked and made safe. Text by default."""
         if not isinstance(value, str):
-            raise ValueError(f"Task {self.name!r}: {name!r} must be a string, got {_short(value)}.")
+            raise ValueError(f"Task {self.name!r}: {name!r} must be a string, got {shown(value)}.")
         return value
 
     def accepts(self, example: Any) -> bool:
@@ -207,7 +208,7 @@ class Task:
         value = row[column]
         if not isinstance(value, str):
             raise RowError(
-                f"Task {self.name!r}: column {column!r} must hold text, got {_short(value)}.", index
+                f"Task {self.name!r}: column {column!r} must hold text, got {shown(value)}.", index
             )
         return value if value.isascii() else _SURROGATES.sub("\ufffd", value)
 
@@ -261,7 +262,8 @@ class Task:
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for an error message: its type and, cut short, what it is."""
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 

@@ -35,7 +35,7 @@ def label_id(task: str, value: Any, ids: Mapping[str, int], row: int) -> int:
     found = ids.get(str(value))
     if found is None:
         raise RowError(
-            f"Task {task!r}: label {value!r} is none of its {len(ids)} labels. {nearest(str(value), list(ids)[:100])} "
+            f"Task {task!r}: label {value!r} is none of its {len(ids)} labels. {nearest(str(value), ids)} "
             "Labels are learned from the training data: add rows with it there, or give the task labels=[...].",
             row,
         )

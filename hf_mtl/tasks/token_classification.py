@@ -13,12 +13,13 @@ from torch import nn
 from typing_extensions import Self
 
 from ..backbone import width_of
-from .base import Features, Row, RowError, Task, TaskOutput
-from .bio import best_legal, is_bio, spans
+from .base import Features, Row, RowError, Task, TaskOutput, shown
+from .bio import is_bio, spans
 from .labels import declared_names, label_id, sorted_names
 from .registry import register_task
+from .tagging import tag_words
 from .word_windows import encode_words
-from .words import SPLITS, join_words, split_words
+from .words import SPLITS, Word, gap_between, place_words, split_words
 
 __all__ = ["TokenClassification"]
 
@@ -28,17 +29,19 @@ IGNORED = -100
 @register_task("token-classification")
 @dataclass(frozen=True, kw_only=True)
 class TokenClassification(Task):
-    """A tag for each word, read off its first subword. Long rows are read in overlapping windows, no word is lost.
+    """A tag for each word, read off its first subword. Long rows are read in windows, and no word is lost.
 
-    Columns: `tokens` (a list of words, or of characters), `tags` (as many; strings, or a sequence of `ClassLabel`).
+    Columns: `tokens` (a list of words, or of characters), `tags` (as many; strings, or a sequence of
+        `ClassLabel`).
     Answer, BIO tags: a list of `{"entity_group", "score", "word", "start", "end"}`; plain tags: a list of
     `{"entity", "score", "index", "word", "start", "end"}`. Scores, BIO: span `f1`, `precision`, `recall`
     (seqeval) and `accuracy`; plain: `accuracy`, `f1_macro`.
 
     Args:
         labels: the tag names, in the order of the logits; learned by `from_dataset`.
-        split: how a text without given words is split: `words`, `whitespace` or `characters`. Learned: `characters`
-            where every token of the training data is one character. Words are joined by a space, characters by none.
+        split: how a text without given words is split: `words`, `whitespace` or `characters`. Learned:
+            `characters` where every token of the training data is one character. Words are joined by a space,
+            characters by none.
     """
 
     tokens: str = "tokens"
@@ -83,6 +86,8 @@ class TokenClassification(Task):
         return replace(self, labels=labels, split=split)
 
     def read_value(self, name: str, value: Any) -> Any:
+        if isinstance(value, str):
+            return value
         if isinstance(value, Sequence) and all(isinstance(word, str) for word in value):
             return value
         raise ValueError(
@@ -105,22 +110,25 @@ class TokenClassification(Task):
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         return torch.tensor([[*values, *[IGNORED] * (length - len(values))] for values in labels])
 
-    def words(self, row: Row, index: int) -> list[tuple[str, int, int]]:
-        """The words of a row with their offsets: in its text, or in its words joined."""
+    def words(self, row: Row, index: int) -> tuple[Word, ...]:
+        """The words of a row with their places: in its text, or in its words joined."""
         value = row[self.tokens]
         if isinstance(value, str):
-            text = self.read_text(row, self.tokens, index)
-            return [(text[s:e], s, e) for s, e in split_words(text, self.split or "words")]
+            return split_words(self.read_text(row, self.tokens, index), self.split or "words")
+        if not isinstance(value, Sequence):
+            raise RowError(
+                f"Task {self.name!r}: column {self.tokens!r} must hold a list of words, got {shown(value)}.",
+                index,
+            )
         safe = [self.read_text({self.tokens: word}, self.tokens, index) for word in value]
-        _, offsets = join_words(safe, self.split or "words")
-        return [(word, int(s), int(e)) for word, (s, e) in zip(safe, offsets, strict=True)]
+        return place_words(safe, self.split or "words")
 
     def _gold(self, row: Row, words: int, ids: Mapping[str, int], index: int) -> np.ndarray:
         tags = row[self.tags]
         if len(tags) != words:
             raise RowError(
-                f"Task {self.name!r}: column {self.tokens!r} has {words} entries and column {self.tags!r} has "
-                f"{len(tags)}; there must be one tag for each word.",
+                f"Task {self.name!r}: column {self.tokens!r} has {words} entries and column {self.tags!r} "
+                f"has {len(tags)}; there must be one tag for each word.",
                 index,
             )
         return np.fromiter(
@@ -137,42 +145,27 @@ class TokenClassification(Task):
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
     ) -> list[dict[str, Any]]:
         labels = self.known("labels", self.labels)
-        lengths = np.array([len(self.words(row, i)) for i, row in enumerate(rows)], dtype=np.int64)
-        # A word that no subword stands for says nothing of its tag: the most it can be is outside, or the first.
-        scores = np.zeros((len(rows), max(1, lengths.max(initial=1)), len(labels)), dtype=np.float32)
-        scores[:, :, labels.index("O") if "O" in labels else 0] = 1e-3
-        for values, feature in zip(logits, features, strict=True):
-            scores[feature["row"], feature["words"]] = values[feature["positions"]]
-        scores -= np.log(np.exp(scores - scores.max(-1, keepdims=True)).sum(-1, keepdims=True)) + scores.max(
-            -1, keepdims=True
-        )
-        best = best_legal(scores, lengths, labels) if self.spans else scores.argmax(-1)
-        sure = np.exp(np.take_along_axis(scores, best[..., None], -1)[..., 0]).tolist()
-        return [
-            {"tags": [labels[k] for k in best[i, :n].tolist()], "scores": sure[i][:n]}
-            for i, n in enumerate(lengths)
-        ]
+        counts = np.array([len(self.words(row, i)) for i, row in enumerate(rows)], dtype=np.int64)
+        best, sure = tag_words(logits, features, counts, labels, legal=self.spans)
+        tags, scores = [labels[k] for k in best.tolist()], sure.tolist()
+        ends = np.cumsum(counts).tolist()
+        starts = [0, *ends[:-1]]
+        return [{"tags": tags[s:e], "scores": scores[s:e]} for s, e in zip(starts, ends, strict=True)]
 
     def answer(self, prediction: Any, row: Row) -> list[dict[str, Any]]:
-        words = self.words(row, 0)
+        value, words = row[self.tokens], self.words(row, 0)
         tags, scores = prediction["tags"], prediction["scores"]
+        text = value if isinstance(value, str) else gap_between(self.split or "words").join(value)
         if not self.spans:
             return [
-                {"entity": tag, "score": score, "index": i, "word": word, "start": start, "end": end}
-                for i, (tag, score, (word, start, end)) in enumerate(zip(tags, scores, words, strict=True))
+                {"entity": tag, "score": score, "index": i, "word": text[s:e], "start": s, "end": e}
+                for i, (tag, score, (_, s, e)) in enumerate(zip(tags, scores, words, strict=True))
             ]
-        text = (
-            row[self.tokens]
-            if isinstance(row[self.tokens], str)
-            else join_words([w for w, _, _ in words], self.split or "words")[0]
-        )
         found = []
         for kind, first, end in spans(tags):
-            begin, stop = words[first][1], words[end - 1][2]
+            s, e = words[first][1], words[end - 1][2]
             score = sum(scores[first:end]) / (end - first)
-            found.append(
-                {"entity_group": kind, "score": score, "word": text[begin:stop], "start": begin, "end": stop}
-            )
+            found.append({"entity_group": kind, "score": score, "word": text[s:e], "start": s, "end": e})
         return found
 
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
@@ -198,7 +191,7 @@ class TokenClassifier(nn.Module):
     def forward(
         self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None
     ) -> TaskOutput:
-        """`hidden [batch, seq, width]`, `labels [batch, seq]` (-100: not asked) -> `logits [batch, seq, labels]`."""
+        """`hidden [batch, seq, width]`, `labels [batch, seq]` or -100 -> `logits [batch, seq, labels]`."""
         logits = self.classifier(self.dropout(hidden.to(self.classifier.weight.dtype)))
         if labels is None:
             return TaskOutput(None, logits)

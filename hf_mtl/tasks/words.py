@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import regex
 
-__all__ = ["SPLITS", "first_subwords", "join_words", "split_words"]
+__all__ = ["SPLITS", "Word", "first_subwords", "gap_between", "place_words", "split_words"]
 
 _PATTERNS = {
     # A run of letters, marks, digits and underscores; every other visible character by itself.
@@ -15,27 +16,44 @@ _PATTERNS = {
     "characters": regex.compile(r"(?!\s)\X"),
 }
 SPLITS = tuple(_PATTERNS)
+# Longer texts are split anew each time: kept, a few thousand of them would fill the memory.
+_KEPT = 1000
 
 
-@lru_cache(maxsize=4096)
-def split_words(text: str, how: str) -> tuple[tuple[int, int], ...]:
-    """Where the words of a text are: (start, end) in characters, end exclusive."""
-    return tuple(match.span() for match in _PATTERNS[how].finditer(text))
+# A word and where it is in its text: its first character and the one after its last. A bare tuple, because of
+# such that hold no containers the garbage collector takes no notice, and there are very many.
+Word = tuple[str, int, int]
 
 
-def join_words(words: Sequence[str], how: str) -> tuple[str, np.ndarray]:
-    """The words as one text (characters without a space between), and where each begins and ends: `[words, 2]`."""
-    gap = 0 if how == "characters" else 1
-    lengths = np.fromiter((len(word) for word in words), dtype=np.int64, count=len(words))
-    ends = np.cumsum(lengths + gap) - gap
-    return ("" if gap == 0 else " ").join(words), np.stack([ends - lengths, ends], axis=1)
+def split_words(text: str, how: str) -> tuple[Word, ...]:
+    """The words of a text. Encoding, decoding and answering ask for those of the same text, in each task."""
+    return _split_kept(text, how) if len(text) <= _KEPT else _split(text, how)
+
+
+def _split(text: str, how: str) -> tuple[Word, ...]:
+    return tuple((match.group(), *match.span()) for match in _PATTERNS[how].finditer(text))
+
+
+_split_kept = lru_cache(maxsize=4096)(_split)
+
+
+def gap_between(how: str) -> str:
+    """What stands between words where they are one text: nothing between characters, a space elsewhere."""
+    return "" if how == "characters" else " "
+
+
+def place_words(words: Sequence[str], how: str) -> tuple[Word, ...]:
+    """Words that are given, where they are in the text that they make when they are joined."""
+    gap = len(gap_between(how))
+    starts = accumulate((len(word) + gap for word in words), initial=0)
+    return tuple((word, start, start + len(word)) for word, start in zip(words, starts, strict=False))
 
 
 def first_subwords(words: np.ndarray, subwords: np.ndarray) -> np.ndarray:
     """The first subword of each word: the one that holds the word's first character that any subword holds.
 
-    It does not matter whether the tokenizer counts the space before a word as part of its first subword. Subwords
-    may hold several words (a Latin run in a text of characters): these share it.
+    It does not matter whether the tokenizer counts the space before a word as part of its first subword.
+    Subwords may hold several words (a Latin run in a text of characters): these share it.
 
     Args:
         words: `[words, 2]` character offsets, ascending.

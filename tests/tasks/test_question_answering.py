@@ -36,7 +36,7 @@ def squad():
 
 @pytest.fixture(scope="module")
 def tokenizers(squad):
-    """A real WordPiece tokenizer, and small ones of other kinds: GPT-2's, which separates nothing, T5's, Llama's."""
+    """A real WordPiece tokenizer, and small ones like GPT-2's (separates nothing), T5's and Llama's."""
     texts = [row["context"] for row in squad]
     level = Tokenizer(models.BPE())
     level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -107,7 +107,7 @@ def best(task, features, rows, logits=None):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gold_logits_decode_to_the_gold_answers_of_squad(kind, tokenizers, squad):
-    task = QuestionAnswering(name="answer", max_answer_length=80, max_length=128, stride=80)
+    task = QuestionAnswering(name="answer", max_answer_length=80, max_length=256, stride=80)
     answers = best(task, task.encode(squad, tokenizers[kind]), squad)
     gold = [(r["answers"]["text"][0], r["answers"]["answer_start"][0]) for r in squad]
     exact = [(a["answer"], a["start"]) == pair for a, pair in zip(answers, gold, strict=True)]
@@ -197,6 +197,13 @@ def test_labels_hold_the_first_answer_and_nothing_where_it_is_cut(kind, tokenize
         else:
             assert "golden answer" not in context[feature["offsets"][0][0] : feature["offsets"][-1][1]]
     assert 1 <= held < len(features)
+
+
+def test_characters_that_the_tokenizer_drops_cost_no_answer(tokenizers):
+    rows = [row("\x00red or blue\x00", "\x00red"), row("\x00red or blue\x00", "blue\x00")]
+    task = QuestionAnswering(name="answer")
+    features = task.encode(rows, tokenizers["wordpiece"])
+    assert [a["answer"] for a in best(task, features, rows)] == ["red", "blue"]
 
 
 def test_rows_without_an_answers_column_get_no_labels(tokenizers):
@@ -293,7 +300,16 @@ def test_odd_contexts_are_answered(kind, context, tokenizers):
 @pytest.mark.parametrize("kind", KINDS)
 def test_long_questions_are_cut_and_short_ones_are_not(kind, tokenizers):
     tokenizer = tokenizers[kind]
-    texts = ["why " * 500, "Why?", "disestablishment" * 20, "😀é" * 60, "日本" * 50, "x", "\n \t" * 90]
+    texts = [
+        "why " * 500,
+        "Why?",
+        "disestablishment" * 20,
+        "😀é" * 60,
+        "日本" * 50,
+        "x",
+        "\n \t" * 90,
+        "😀" * 40,
+    ]
     for limit in (2, 5, 64):
         for end in ("", "\n"):
             cut = shorten(texts, tokenizer, limit, end)

@@ -1,0 +1,215 @@
+"""A recipe run: all data checked, then trained, scored and saved; or a saved model scored again."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..data import encode_dataset, named_rows
+from ..model_card import render_card, write_card
+from ..modeling import MultiTaskModel
+from ..tasks import Task
+from ..tasks.base import nearest
+from ..trainer import MultiTaskTrainer
+from ..training_args import MultiTaskTrainingArguments
+from .data import SPLITS
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+__all__ = ["Report", "Trained", "evaluate", "train"]
+
+Scores = dict[str, dict[str, float]]
+Data = Mapping[str, Mapping[str, Any]]
+
+# What of a recipe's training arguments bears on answering.
+_EVALUATION = (
+    "per_device_eval_batch_size", "eval_accumulation_steps", "use_cpu", "bf16", "fp16", "bf16_full_eval",
+    "fp16_full_eval", "tf32", "dataloader_num_workers", "dataloader_pin_memory", "disable_tqdm", "seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Scores on one split.
+
+    Args:
+        split: its name.
+        scores: task -> metric -> score.
+        baselines: the same for always giving the commonest answer of the training data, where that is at hand.
+        metrics: `<split>_<task>_<metric>`, `<split>_<task>_loss` and `<split>_mean_score`.
+    """
+
+    split: str
+    scores: Scores
+    baselines: Scores
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training leaves.
+
+    Args:
+        trainer: the trainer, with the model.
+        reports: split -> scores, of the splits that there are beside the training data.
+        output_dir: where the model is.
+        is_main: whether this process is the one that saved it.
+    """
+
+    trainer: MultiTaskTrainer
+    reports: dict[str, Report]
+    output_dir: Path
+    is_main: bool
+
+
+def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool = False) -> Trained:
+    """Trains the recipe's model, scores it on the validation and test data, and saves it with its card.
+
+    All rows of all splits are encoded before the training begins, and before anything is written.
+
+    Args:
+        recipe: the recipe.
+        output_dir: gets the model, its tokenizer, its card and the recipe; and checkpoints, where asked for.
+        resume: go on from the last checkpoint there.
+
+    Raises:
+        ValueError: the data, or anything else of the recipe, cannot be used.
+        OSError: the backbone cannot be had.
+    """
+    args = recipe.training_arguments(output_dir)
+    checkpoint = _last_checkpoint(output_dir) if resume else None
+    with args.main_process_first(desc="loading the data"):
+        data = recipe.load_data()
+    tasks = recipe.build_tasks(data)
+    set_seed(args.seed)
+    model = recipe.build_model(tasks)
+    with args.main_process_first(desc="encoding the data"):
+        _encode_all(model, data)
+    trainer = MultiTaskTrainer(
+        model, args, train_dataset=_split(data, "train"), eval_dataset=_split(data, "validation") or None
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    reports = {split: _report(trainer, split, data) for split in SPLITS[1:] if _split(data, split)}
+    for report in reports.values():
+        trainer.log(dict(report.metrics))
+    _save(recipe, trainer, reports, data)
+    return Trained(
+        trainer=trainer, reports=reports, output_dir=Path(output_dir), is_main=trainer.is_world_process_zero()
+    )
+
+
+def evaluate(
+    recipe: "Recipe", model: MultiTaskModel, split: str = "test", *, batch_size: int | None = None
+) -> Report:
+    """Scores a model on a split of the recipe's data. Labels and columns are those of the model's own tasks.
+
+    Args:
+        recipe: says where the data are.
+        model: a trained model; it may have more tasks than the recipe.
+        split: `train`, `validation` or `test`.
+        batch_size: rows in a batch; None: as the recipe says.
+
+    Raises:
+        ValueError: no task has such a split, the model lacks a task of the recipe, or data that cannot be used.
+    """
+    for name, task in recipe.tasks.items():
+        if model.task(name).type != task.type:
+            raise ValueError(f"Task {name!r} is a {task.type} in the recipe, and in the model a {model.task(name).type}.")
+    data = _evaluation_data(recipe, split)
+    values = {key: value for key, value in recipe.training.items() if key in _EVALUATION}
+    if batch_size is not None:
+        values["per_device_eval_batch_size"] = batch_size
+    with tempfile.TemporaryDirectory() as nowhere:  # the trainer makes its folder, whatever it is to do
+        args = MultiTaskTrainingArguments(output_dir=nowhere, report_to="none", save_strategy="no", **values)
+        return _report(MultiTaskTrainer(model, args), split, data)
+
+
+def _evaluation_data(recipe: "Recipe", split: str) -> dict[str, dict[str, Any]]:
+    """task -> the split, and the training rows for the baselines where they are at hand."""
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is not known. {nearest(split, SPLITS)}")
+    data = {name: source.load([split]) for name, source in recipe.data.items()}
+    if not any(data.values()):
+        there = {name: [s for s in SPLITS if source.there(s) and source.load([s])] for name, source in recipe.data.items()}
+        raise ValueError(f"No task of the recipe has a split {split!r}. There are {there}.")
+    return {
+        name: parts | (recipe.data[name].load(["train"]) if parts and recipe.data[name].there("train") else {})
+        for name, parts in data.items()
+    }
+
+
+def _last_checkpoint(output_dir: str | os.PathLike[str]) -> str:
+    folder = os.fspath(output_dir)
+    last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+    if last is None:
+        raise ValueError(
+            f"There is no checkpoint-* in {folder!r} to resume from. Checkpoints are kept where the recipe says so: "
+            "training.save_strategy: epoch."
+        )
+    return last
+
+
+def _split(data: Data, split: str) -> dict[str, Any]:
+    return {name: parts[split] for name, parts in data.items() if split in parts}
+
+
+def _encode_all(model: MultiTaskModel, data: Data) -> None:
+    """Encodes every split under its own name: errors come here, and the trainer finds the results again."""
+    for number, (name, task) in enumerate(model.tasks.items()):
+        for split, rows in data[name].items():
+            encode_dataset(task, number, rows, model.tokenizer, split)
+
+
+def _report(trainer: MultiTaskTrainer, split: str, data: Data) -> Report:
+    rows = _split(data, split)
+    output = trainer.predict(rows, metric_key_prefix=split)
+    if not output.label_ids:
+        raise ValueError(f"None of the tasks {list(rows)} has labels in split {split!r}: there is nothing to score.")
+    tasks = trainer.model.tasks
+    gold = output.label_ids
+    return Report(
+        split=split,
+        scores={name: tasks[name].score(output.predictions[name], gold[name]) for name in gold},
+        baselines={
+            name: _baseline(tasks[name], data[name]["train"], rows[name], gold[name])
+            for name in gold
+            if "train" in data[name]
+        },
+        metrics=output.metrics,
+    )
+
+
+def _baseline(task: Task, train: Any, rows: Any, gold: list[Any]) -> dict[str, float]:
+    commonest = task.references(named_rows(train[:], train.features))
+    return task.score(task.baseline(commonest, named_rows(rows[:], rows.features)), gold)
+
+
+def _save(recipe: "Recipe", trainer: MultiTaskTrainer, reports: Mapping[str, Report], data: Data) -> None:
+    folder = Path(trainer.args.output_dir)
+    trainer.save_model()
+    if not trainer.is_world_process_zero():
+        return
+    last = list(reports.values())[-1] if reports else None  # the test split's where there is one
+    card = render_card(
+        trainer.model.config,
+        results=last and last.scores,
+        baselines=last and last.baselines,
+        split=last.split if last else SPLITS[-1],
+        datasets={name: _described(recipe.data[name].label(), parts) for name, parts in data.items()},
+        recipe=recipe.text,
+    )
+    write_card(folder, card)
+    copy = folder / "recipe.yaml"
+    if recipe.source is None or not (copy.exists() and copy.samefile(recipe.source)):
+        copy.write_text(recipe.text, encoding="utf-8")
+
+
+def _described(label: str | dict[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    named = {"name": label} if isinstance(label, str) else label
+    return named | {"rows": {split: len(rows) for split, rows in parts.items()}}

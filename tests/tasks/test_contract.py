@@ -1,0 +1,143 @@
+"""What every task type must hold. A new type needs an entry in EXAMPLES, or these tests fail for it."""
+
+import json
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
+from hf_mtl import MultiTaskModel
+from hf_mtl.backbone import prepare_tokenizer
+from hf_mtl.data import MultiTaskCollator, encode_dataset
+from hf_mtl.tasks import TASK_TYPES, Task, task_class, task_from_dict
+
+# task type -> (the quickstart's data that fits it, fields, a pipeline input)
+EXAMPLES: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "text-classification": ("intent", {}, "I lost my card"),
+    "token-classification": ("pos", {}, "I lost my card in Paris ."),
+    "question-answering": ("answer", {"max_length": 96, "stride": 16}, {"question": "Who lost it?", "context": "Ann lost it."}),
+}
+KINDS = ["bert", "roberta", "gpt2", "t5"]
+
+
+@pytest.fixture(params=sorted(TASK_TYPES))
+def made(request: pytest.FixtureRequest, rows: Any) -> tuple[Task, list[dict], Any]:
+    assert request.param in EXAMPLES, f"Task type {request.param!r} needs an entry in EXAMPLES."
+    data, fields, example = EXAMPLES[request.param]
+    found = rows(data, "train", 24)
+    return task_class(request.param).from_dataset("it", datasets.Dataset.from_list(found), **fields), found, example
+
+
+def prepared(folder: str) -> Any:
+    return prepare_tokenizer(AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder))
+
+
+def answers(model: MultiTaskModel, task: Task, rows: list[dict], batch: int) -> list[Any]:
+    """Predictions by way of batches of a given size."""
+    features = task.encode(rows, model.tokenizer)
+    collate = MultiTaskCollator(model.tokenizer, [task])
+    logits: list[np.ndarray] = []
+    for start in range(0, len(features), batch):
+        part = features[start : start + batch]
+        seen = [{k: v for k, v in f.items() if k in ("input_ids", "token_type_ids")} | {"task_ids": 0} for f in part]
+        with torch.no_grad():
+            output = model(**collate(seen)).logits[task.name].float().numpy()
+        logits += [v[: len(f["input_ids"])] if task.per_token else v for v, f in zip(output, part, strict=True)]
+    return task.decode(logits, features, rows)
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Equal, numbers within rounding."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(alike, a, b))
+    return abs(a - b) < 1e-4 if isinstance(a, float) else a == b
+
+
+def test_a_task_survives_json(made: Any) -> None:
+    task, _, _ = made
+    assert task_from_dict(json.loads(json.dumps(task.to_dict()))) == task
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_encode_collate_forward_backward_decode_score(made: Any, kind: str, tiny_backbone: Any) -> None:
+    task, found, _ = made
+    model = MultiTaskModel.from_backbone(tiny_backbone(kind), [task])
+    encoded = encode_dataset(task, 0, datasets.Dataset.from_list(found), model.tokenizer, "train")
+    batch = MultiTaskCollator(model.tokenizer, [task])([encoded[i] for i in range(min(8, len(encoded)))])
+    output = model(**batch)
+    assert output.loss.dtype == torch.float32 and torch.isfinite(output.loss)
+    output.loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.heads.parameters())
+    predictions = answers(model.eval(), task, found, batch=8)
+    assert len(predictions) == len(found)
+    scores = task.score(predictions, task.references(found))
+    assert task.main_metric in scores and all(0 <= value <= 1 for value in scores.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_one_equals_a_batch_of_many(made: Any, kind: str, tiny_backbone: Any) -> None:
+    task, found, _ = made
+    model = MultiTaskModel.from_backbone(tiny_backbone(kind), [task])
+    assert alike(answers(model, task, found[:6], batch=1), answers(model, task, found[:6], batch=5))
+
+
+def test_predictions_and_answers_are_json(made: Any, tiny_backbone: Any) -> None:
+    task, _, example = made
+    model = MultiTaskModel.from_backbone(tiny_backbone(), [task])
+    row = task.read(example)
+    prediction = answers(model, task, [row], batch=1)[0]
+    assert json.loads(json.dumps(prediction)) == prediction
+    assert json.dumps(task.answer(prediction, row))
+
+
+def test_save_and_load_give_the_same_answers(made: Any, tiny_backbone: Any, tmp_path: Any) -> None:
+    task, found, _ = made
+    model = MultiTaskModel.from_backbone(tiny_backbone(), [task])
+    model.save_pretrained(tmp_path)
+    again = MultiTaskModel.from_pretrained(tmp_path)
+    assert again.tasks == model.tasks
+    assert alike(answers(model, task, found[:4], batch=4), answers(again, task, found[:4], batch=4))
+
+
+def test_gold_answers_score_one_and_the_baseline_less(made: Any, tiny_backbone: Any) -> None:
+    task, found, _ = made
+    gold = task.references(found)
+    common = task.score(task.baseline(gold, found), gold)
+    assert all(0 <= value <= 1 for value in common.values()) and common[task.main_metric] < 1
+
+
+def test_rows_without_labels_are_encoded(made: Any, tiny_backbone: Any) -> None:
+    task, found, _ = made
+    inputs = set(task.inputs().values())
+    bare = [{k: v for k, v in row.items() if k in inputs} for row in found]
+    features = task.encode(bare, prepared(tiny_backbone()))
+    assert {f["row"] for f in features} == set(range(len(found)))
+    assert all("labels" not in f for f in features)
+
+
+def test_no_input_is_longer_than_the_backbone_takes(made: Any, tiny_backbone: Any) -> None:
+    task, found, _ = made
+    tokenizer = prepared(tiny_backbone())
+    columns = task.inputs().values()
+    long = {k: v for k, v in found[0].items() if k in columns}
+    first = next(k for k in reversed(list(columns)) if k in long)
+    long[first] = long[first] * 200
+    features = task.encode([long], tokenizer)
+    assert max(len(f["input_ids"]) for f in features) <= tokenizer.model_max_length == 128
+
+
+@pytest.mark.parametrize("column_is", ["gone", "a number"])
+def test_a_broken_column_is_named(made: Any, column_is: str, tiny_backbone: Any) -> None:
+    task, found, _ = made
+    column = next(iter(task.inputs().values()))
+    if column_is == "gone":
+        broken = [{k: v for k, v in row.items() if k != column} for row in found]
+    else:
+        broken = [row | {column: 7} for row in found]
+    with pytest.raises(ValueError, match=f"'it'.*{column}"):
+        encode_dataset(task, 0, datasets.Dataset.from_list(broken), prepared(tiny_backbone()), "train")

@@ -1,0 +1,312 @@
+"""MultiTaskModel: every architecture, adapters or not, saved, loaded, changed."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from tiny import ARCHITECTURES
+from transformers import AutoConfig, AutoModel
+
+from hf_mtl import MultiTaskConfig, MultiTaskModel, QuestionAnswering, Task, TextClassification, TokenClassification
+
+LORA = LoraConfig(r=2, target_modules="all-linear", lora_alpha=4)
+
+
+def three_tasks() -> list[Task]:
+    return [
+        TextClassification(name="topic", labels=("x", "y", "z"), dropout=0.0),
+        TokenClassification(name="tags", labels=("O", "B-a", "I-a"), dropout=0.0),
+        QuestionAnswering(name="answer"),
+    ]
+
+
+def build(folder: str, adapters: Any = None, tasks: Any = None, **kwargs: Any) -> MultiTaskModel:
+    """A model whose adapters do something: a fresh one is the identity."""
+    model = MultiTaskModel.from_backbone(folder, tasks or three_tasks(), adapters=adapters, **kwargs)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter.dtype) * 0.2
+    return model
+
+
+def batch(model: MultiTaskModel, texts: tuple[str, ...] = ("I lost my card in Paris yesterday", "Hello")) -> dict[str, Any]:
+    return dict(model.tokenizer(list(texts), padding=True, return_tensors="pt"))
+
+
+def logits(model: MultiTaskModel, inputs: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        return model.eval()(**inputs, **kwargs).logits
+
+
+@pytest.mark.parametrize("adapters", [None, LORA], ids=["shared", "adapters"])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_every_architecture_answers_trains_and_reloads(kind: str, adapters: Any, tiny_backbone: Any, tmp_path: Any) -> None:
+    model = build(tiny_backbone(kind), adapters)
+    inputs = batch(model)
+    before = logits(model, inputs)
+    seq = inputs["input_ids"].shape[1]
+    assert before["topic"].shape == (2, 3) and before["tags"].shape == (2, seq, 3) and before["answer"].shape == (2, seq, 2)
+    labels = {"topic": torch.tensor([0, 1]), "tags": torch.ones_like(inputs["input_ids"]), "answer": torch.tensor([[1, 1], [0, 0]])}
+    model(**inputs, labels=labels).loss.backward()
+    learning = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert {n for n, p in model.named_parameters() if p.grad is not None} <= learning
+    if adapters is not None:
+        assert all("lora_" in n or n.startswith("heads.") for n in learning)
+    model.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(again, MultiTaskModel)
+    kept, loaded = model.state_dict(), again.state_dict()
+    assert kept.keys() == loaded.keys() and all(torch.equal(kept[k], loaded[k]) for k in kept)
+    after = logits(again, inputs)
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    assert {n for n, p in again.named_parameters() if p.requires_grad} == learning
+
+
+def test_a_new_process_gives_the_same_logits(tiny_backbone: Any, tmp_path: Any) -> None:
+    model = build(tiny_backbone(), LORA)
+    model.save_pretrained(tmp_path / "m")
+    torch.save(logits(model, batch(model)), tmp_path / "logits.pt")
+    script = (
+        "import sys, torch, hf_mtl; from transformers import AutoModel\n"
+        "m = AutoModel.from_pretrained(sys.argv[1] + '/m').eval()\n"
+        "x = m.tokenizer(['I lost my card in Paris yesterday', 'Hello'], padding=True, return_tensors='pt')\n"
+        "kept = torch.load(sys.argv[1] + '/logits.pt')\n"
+        "with torch.no_grad(): got = m(**x).logits\n"
+        "assert all((kept[k] - got[k]).abs().max() <= 1e-6 for k in kept), 'logits differ'\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+
+
+def test_a_sharded_checkpoint_loads_to_the_bit(tiny_backbone: Any, tmp_path: Any) -> None:
+    model = build(tiny_backbone(), LORA)
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    again = MultiTaskModel.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_fresh_adapters_are_the_identity(tiny_backbone: Any) -> None:
+    folder = tiny_backbone()
+    model = MultiTaskModel.from_backbone(folder, three_tasks(), adapters=LORA)
+    inputs = batch(model)
+    with torch.no_grad():
+        bare = AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state
+        routed = model.encode(["tags"], **inputs)[-1]
+    assert torch.equal(bare, routed)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "t5", "modernbert"])
+def test_rows_of_several_tasks_in_a_batch_equal_each_task_alone(kind: str, tiny_backbone: Any) -> None:
+    model = build(tiny_backbone(kind), LORA)
+    inputs = batch(model, ("I lost my card", "Where is Paris, my friend?", "Hello", "A fourth text"))
+    alone = logits(model, inputs)
+    ids = torch.tensor([1, 0, 2, 0])
+    mixed = logits(model, inputs, task_ids=ids)
+    for number, name in enumerate(model.tasks):
+        assert torch.allclose(mixed[name], alone[name][ids == number], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+def test_padding_on_either_side_gives_the_same_answers(kind: str, tiny_backbone: Any) -> None:
+    model = build(tiny_backbone(kind), None)
+    right = batch(model)
+    model.tokenizer.padding_side = "left"
+    left = batch(model)
+    # Absolute positions begin at the first real token.
+    left["position_ids"] = (left["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    model.tokenizer.padding_side = "right"
+    assert torch.allclose(logits(model, right)["topic"], logits(model, left)["topic"], atol=1e-5)
+
+
+def test_checkpointed_gradients_equal_plain_ones_with_two_tasks_in_a_batch(tiny_backbone: Any) -> None:
+    model = build(tiny_backbone(), LORA).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    inputs = batch(model)
+    labels = {"topic": torch.tensor([2]), "tags": torch.ones_like(inputs["input_ids"][:1])}
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        model(**inputs, task_ids=torch.tensor([0, 1]), labels=labels).loss.backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    plain = gradients()
+    model.activation_checkpointing_enable()
+    replayed = gradients()
+    assert plain.keys() == replayed.keys()
+    assert all(torch.allclose(plain[n], replayed[n], atol=1e-7) for n in plain)
+
+
+def test_training_one_task_leaves_the_others_bit_identical(tiny_backbone: Any) -> None:
+    model = build(tiny_backbone(), LORA)
+    inputs = batch(model)
+    before = logits(model, inputs)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        model.train()(**inputs, tasks=["topic"], labels=torch.tensor([0, 1])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = logits(model, inputs)
+    assert torch.equal(before["tags"], after["tags"]) and torch.equal(before["answer"], after["answer"])
+    assert not torch.allclose(before["topic"], after["topic"])
+
+
+@pytest.mark.parametrize("adapters", [None, LORA], ids=["shared", "adapters"])
+def test_tasks_come_and_go_without_touching_the_others(adapters: Any, tiny_backbone: Any, tmp_path: Any) -> None:
+    model = build(tiny_backbone(), adapters)
+    inputs = batch(model)
+    before = logits(model, inputs)
+    model.add_task(TextClassification(name="mood", labels=("good", "bad")))
+    added = logits(model, inputs)
+    assert added["mood"].shape == (2, 2) and all(torch.equal(before[n], added[n]) for n in before)
+    model.remove_task("tags")
+    assert list(model.tasks) == ["topic", "answer", "mood"]
+    assert not any(".tags" in name for name in model.state_dict())
+    model.save_pretrained(tmp_path)
+    again = logits(MultiTaskModel.from_pretrained(tmp_path), inputs)
+    assert all(torch.allclose(added[n], again[n], atol=1e-6) for n in again) and list(again) == list(model.tasks)
+
+
+def test_tasks_that_a_checkpoint_lacks_start_as_the_identity(tiny_backbone: Any, tmp_path: Any) -> None:
+    model = build(tiny_backbone(), LORA)
+    model.save_pretrained(tmp_path)
+    config = MultiTaskConfig.from_pretrained(tmp_path)
+    config.tasks = [*config.tasks, TextClassification(name="mood", labels=("good", "bad")).to_dict()]
+    more = MultiTaskModel.from_pretrained(tmp_path, config=config)
+    inputs = batch(model)
+    with torch.no_grad():
+        bare = AutoModel.from_pretrained(tiny_backbone()).eval()(**inputs).last_hidden_state
+        assert torch.equal(more.encode(["mood"], **inputs)[-1], bare)
+    assert torch.allclose(logits(more, inputs)["topic"], logits(model, inputs)["topic"], atol=1e-6)
+
+
+@pytest.mark.parametrize("adapters", [None, LORA], ids=["shared", "adapters"])
+def test_bfloat16_answers_with_float32_losses(adapters: Any, tiny_backbone: Any, tmp_path: Any) -> None:
+    model = build(tiny_backbone(), adapters, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    output = model(**batch(model), tasks=["topic"], labels=torch.tensor([0, 1]))
+    assert output.loss.dtype == torch.float32
+    model.save_pretrained(tmp_path)
+    assert MultiTaskModel.from_pretrained(tmp_path).dtype == torch.bfloat16
+    assert MultiTaskModel.from_pretrained(tmp_path, dtype=torch.float32).dtype == torch.float32
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_attention_implementation_reaches_the_backbone(attention: str, tiny_backbone: Any, tmp_path: Any) -> None:
+    model = build(tiny_backbone(), attn_implementation=attention)
+    assert model.backbone.config._attn_implementation == attention
+    model.save_pretrained(tmp_path)
+    again = MultiTaskModel.from_pretrained(tmp_path, attn_implementation=attention)
+    assert again.backbone.config._attn_implementation == attention
+    assert torch.allclose(logits(model, batch(model))["tags"], logits(again, batch(model))["tags"], atol=1e-5)
+
+
+def test_a_device_map_places_the_whole_model(tiny_backbone: Any, tmp_path: Any) -> None:
+    build(tiny_backbone(), LORA).save_pretrained(tmp_path)
+    model = MultiTaskModel.from_pretrained(tmp_path, device_map={"": "cpu"})
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert logits(model, batch(model))["topic"].shape == (2, 3)
+
+
+def test_heads_read_the_layer_they_name(tiny_backbone: Any) -> None:
+    deep = TextClassification(name="deep", labels=("x", "y"), layer=0)
+    model = build(tiny_backbone(), tasks=[deep])
+    inputs = batch(model)
+    with torch.no_grad():
+        states = model.encode(["deep"], **inputs)
+        embedded = model.backbone(**inputs, output_hidden_states=True).hidden_states[0]
+        assert torch.equal(states[0], embedded) and len(states) == 3
+        assert torch.equal(logits(model, inputs)["deep"], model.heads["deep"](embedded, inputs["attention_mask"]).logits)
+
+
+def test_the_config_keeps_the_order_of_tasks_and_hides_remote_code(tiny_backbone: Any, tmp_path: Any) -> None:
+    model = build(tiny_backbone(), LORA)
+    model.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert [task["name"] for task in written["tasks"]] == ["topic", "tags", "answer"]
+    assert written["auto_map"]["AutoModel"] == "hf_mtl_remote.MultiTaskModel" and (tmp_path / "hf_mtl_remote.py").exists()
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(config, MultiTaskConfig) and getattr(config, "custom_pipelines", None) is None
+    assert written["adapters"] == {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": "all-linear"}
+
+
+def test_the_table_of_parameters_adds_up(tiny_backbone: Any, capsys: Any) -> None:
+    model = build(tiny_backbone(), LORA)
+    model.print_trainable_parameters()
+    table = capsys.readouterr().out
+    total = sum(p.numel() for p in model.parameters())
+    learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert f"trainable: {learn:,} of {total:,} parameters" in table and "topic" in table
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda m, x: m(**x, tasks=["topics"]), "no task 'topics'.*Did you mean 'topic'"),
+        (lambda m, x: m(**x, tasks=["topic"], task_ids=torch.tensor([0, 0])), "not both"),
+        (lambda m, x: m(**x, task_ids=torch.tensor([0, 3])), r"task_ids must lie in 0 to 2.*\[0, 3\]"),
+        (lambda m, x: m(**x, labels=torch.tensor([0, 1])), "give labels as a dict"),
+        (lambda m, x: m(attention_mask=x["attention_mask"]), "needs input_ids"),
+        (lambda m, x: m.add_task(three_tasks()[0]), "has a task 'topic' already"),
+        (lambda m, x: m.remove_task("topics"), "no task 'topics'"),
+    ],
+)
+def test_wrong_calls_say_what_to_do(wrong: Any, message: str, tiny_backbone: Any) -> None:
+    model = build(tiny_backbone(), LORA)
+    with pytest.raises(ValueError, match=message):
+        wrong(model, batch(model))
+
+
+@pytest.mark.parametrize(
+    ("adapters", "message"),
+    [
+        (LoraConfig(target_modules=["no_such_layer"]), "no_such_layer"),
+        (LoraConfig(target_modules=["word_embeddings"]), "word_embeddings.*only linear layers"),
+        (LoraConfig(init_lora_weights="pissa"), "init_lora_weights='pissa' changes the backbone"),
+        (LoraConfig(modules_to_save=["classifier"]), "modules_to_save"),
+        ({"r": 8}, "must be a peft LoraConfig"),
+    ],
+)
+def test_adapters_that_cannot_be_routed_are_refused(adapters: Any, message: str, tiny_backbone: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        MultiTaskModel.from_backbone(tiny_backbone(), three_tasks(), adapters=adapters)
+
+
+@pytest.mark.parametrize("name", ["a.b", "keys", "", "1st", "é", 7])
+def test_unusable_task_names_are_refused(name: Any) -> None:
+    with pytest.raises(ValueError, match="cannot be used"):
+        TextClassification(name=name)
+
+
+def test_repeated_task_names_are_refused(tiny_backbone: Any) -> None:
+    tasks = [TextClassification(name="a", labels=("x", "y")), TokenClassification(name="a", labels=("x", "y"))]
+    with pytest.raises(ValueError, match=r"repeated: \['a'\]"):
+        MultiTaskModel.from_backbone(tiny_backbone(), tasks)
+
+
+def test_unlearned_labels_are_named(tiny_backbone: Any) -> None:
+    with pytest.raises(ValueError, match="'a': its labels are not known"):
+        MultiTaskModel.from_backbone(tiny_backbone(), [TextClassification(name="a")])
+
+
+def test_a_checkpoint_cut_short_is_refused(tiny_backbone: Any, tmp_path: Any) -> None:
+    build(tiny_backbone(), LORA).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(Exception, match=r"(?i)safetensors|incomplete|header|file"):
+        MultiTaskModel.from_pretrained(tmp_path)
+
+
+def test_a_changed_number_of_labels_is_refused(tiny_backbone: Any, tmp_path: Any) -> None:
+    build(tiny_backbone(), LORA).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    written["tasks"][0]["labels"].append("more")
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(RuntimeError, match=r"heads\.topic\.classifier|size mismatch|ignore_mismatched_sizes"):
+        MultiTaskModel.from_pretrained(tmp_path)
