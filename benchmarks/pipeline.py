@@ -1,7 +1,7 @@
 """How much longer 8 tasks take in the pipeline than the tokenizer and the bare backbone take.
 
 The same sentences for both, in batches of like length.
-Run: `python benchmarks/pipeline.py [FILE ...]`. A file is CoNLL-U, or JSONL with `tokens`, `text` or `sentence`.
+Run: `python benchmarks/pipeline.py [FILE ...]`. A file is CoNLL-U, or JSONL with `tokens` or `text`.
 Prints both times (seconds, the medians of runs in turns) and their ratio.
 """
 
@@ -19,24 +19,9 @@ from hf_mtl import MultiTaskModel, MultiTaskPipeline, Task, TextClassification, 
 
 HERE = Path(__file__).parent.parent / "recipes" / "data" / "pos"
 UPOS = [
-    "ADJ",
-    "ADP",
-    "ADV",
-    "AUX",
-    "CCONJ",
-    "DET",
-    "INTJ",
-    "NOUN",
-    "NUM",
-    "PART",
-    "PRON",
-    "PROPN",
-    "PUNCT",
-    "SCONJ",
-    "SYM",
-    "VERB",
-    "X",
-]
+    "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM",
+    "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X",
+]  # fmt: skip
 BIO = ["O", *(f"{mark}-{kind}" for kind in ("person", "location", "group", "product") for mark in "BI")]
 
 
@@ -48,7 +33,7 @@ def sentences(path: Path) -> Iterator[str]:
                 yield line.removeprefix("# text = ")
         else:
             row = json.loads(line)
-            yield " ".join(row["tokens"]) if "tokens" in row else row.get("text", row.get("sentence"))
+            yield " ".join(row["tokens"]) if "tokens" in row else row["text"]
 
 
 def tasks() -> list[Task]:
@@ -96,9 +81,7 @@ def main() -> None:
     texts = [text for path in args.files for text in sentences(path)][: args.sentences]
     model = MultiTaskModel.from_backbone(args.backbone, tasks=tasks(), adapters=None)
     pipe = MultiTaskPipeline(model, batch_size=args.batch_size, device="cpu")
-    print(
-        f"{len(texts)} sentences, {len(model.tasks)} tasks, batches of {args.batch_size}, {args.threads} threads"
-    )
+    print(f"{len(texts)} sentences, {len(model.tasks)} tasks, batches of {args.batch_size}")
 
     pipe(texts[:256])
     bare(model, texts[:256], args.batch_size)

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
-__all__ = ["flatten_scores", "gain", "main_scores", "mean_score", "score_table"]
+__all__ = ["TaskScores", "flatten_scores", "gain", "main_scores", "mean_score", "score_table"]
 
 TaskScores = Mapping[str, Mapping[str, float]]
 

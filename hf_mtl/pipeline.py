@@ -22,6 +22,9 @@ BATCH_SIZE = 32
 # How many batches are read ahead, to be sorted by length. Of more the padding hardly gets less.
 WINDOW = 32
 
+# Their attention projects relative positions too, which are no rows of the batch and know of no task.
+_ONE_ADAPTER = ("deberta", "deberta-v2")
+
 
 @dataclass
 class Window:
@@ -178,11 +181,16 @@ class MultiTaskPipeline(Pipeline):
     ) -> Window:
         """Fills in the logits."""
         requests = {request.task.name: request for request in input_tensors.requests}
-        adapters = self.model.config.adapters is not None
+        config = self.model.config
+        batches = make_batches(
+            requests.values(),
+            batch_size,
+            adapters=config.adapters is not None,
+            mixed=config.text_config.model_type not in _ONE_ADAPTER,
+            tokenizer=self.tokenizer,
+        )
         with _answering(self.model):
-            for batch in make_batches(
-                requests.values(), batch_size, adapters=adapters, tokenizer=self.tokenizer
-            ):
+            for batch in batches:
                 self._run(batch, requests)
         return input_tensors
 

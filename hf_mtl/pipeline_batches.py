@@ -84,7 +84,7 @@ class Batch:
 
 
 def make_batches(
-    requests: Iterable[Request], size: int, *, adapters: bool, tokenizer: Any
+    requests: Iterable[Request], size: int, *, adapters: bool, mixed: bool, tokenizer: Any
 ) -> Iterator[Batch]:
     """The features of all tasks in batches of inputs of like length, the same input once.
 
@@ -92,11 +92,16 @@ def make_batches(
         requests: the tasks' parts, encoded.
         size: most inputs in a batch.
         adapters: whether each task has its adapter, and so its own pass for the same input.
+        mixed: whether a batch may hold rows of several adapters.
         tokenizer: says what to pad with.
     """
-    inputs = sorted(_distinct(requests, adapters), key=lambda item: len(item.ids))
-    for start in range(0, len(inputs), size):
-        yield _batch(inputs[start : start + size], tokenizer)
+    together: dict[str | None, list[Input]] = {}
+    for item in _distinct(requests, adapters):
+        together.setdefault(None if mixed else item.adapter, []).append(item)
+    for inputs in together.values():
+        inputs.sort(key=lambda item: len(item.ids))
+        for start in range(0, len(inputs), size):
+            yield _batch(inputs[start : start + size], tokenizer)
 
 
 def _distinct(requests: Iterable[Request], adapters: bool) -> Iterable[Input]:

@@ -1,6 +1,7 @@
 """Per-task adapters whose rows may stand in one batch. The only package that imports peft."""
 
 from .inject import (
+    adapter_fields,
     adapter_from_dict,
     adapter_layers,
     adapter_parameters,
@@ -15,6 +16,7 @@ from .routing import Route, current_route, replaying, use_route
 __all__ = [
     "Route",
     "RoutedLinear",
+    "adapter_fields",
     "adapter_from_dict",
     "adapter_layers",
     "adapter_parameters",

@@ -1,9 +1,10 @@
 """Adapters put into a backbone, one for each task: peft's configuration and layers, our forward."""
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model
@@ -14,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from .layers import RoutedLinear
 
 __all__ = [
+    "adapter_fields",
     "adapter_from_dict",
     "adapter_layers",
     "adapter_parameters",
@@ -26,6 +28,12 @@ __all__ = [
 # Initialisations that leave the base weights alone. The others (PiSSA, OLoRA, CorDA, ...) subtract from them what
 # they put into the adapter, and the base weights are all tasks'.
 _INITS = (True, False, "gaussian", "orthogonal", "eva")
+
+# Fields of a peft config that say what it is and where it was used, not how it should be.
+_NOT_SETTINGS = (
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "runtime_config",
+)  # fmt: skip
 
 
 def adapter_to_dict(config: PeftConfig | None) -> dict[str, Any] | None:
@@ -59,6 +67,12 @@ def adapter_from_dict(values: dict[str, Any] | None) -> LoraConfig | None:
     if values is None:
         return None
     return LoraConfig(**{k: v for k, v in values.items() if k != "peft_type"})
+
+
+def adapter_fields() -> dict[str, Any]:
+    """The settings of an adapter that a user may give, by peft's names: field -> its type."""
+    hints = get_type_hints(LoraConfig)
+    return {f.name: hints[f.name] for f in dataclasses.fields(LoraConfig) if f.name not in _NOT_SETTINGS}
 
 
 def _plain(value: Any) -> Any:

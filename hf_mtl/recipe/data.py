@@ -16,8 +16,8 @@ SPLITS = ("train", "validation", "test")
 _ALSO = {"dev": "validation"}
 _HUB_KEYS = ("path", "name", "revision")
 
-# Ending -> reader of `datasets` and its options. "NA" and "null" are words like others. Tab-separated text is seldom
-# quoted, and a single quotation mark would swallow all rows up to the next.
+# Ending -> reader of `datasets` and its options. "NA" and "null" are words like others. Tab-separated text is
+# seldom quoted, and a single quotation mark would swallow all rows up to the next.
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".jsonl": ("json", {}),
     ".json": ("json", {}),
@@ -33,7 +33,8 @@ class TaskData:
 
     Args:
         task: the task's name, for messages.
-        splits: split -> files; or, with `path`, split -> what the data set calls it (`validation_matched`, `train[:90%]`).
+        splits: split -> files; or, with `path`, split -> what the data set calls it (`validation_matched`,
+            `train[:90%]`).
         path: a data set's Hub id, or its folder.
         name: its configuration.
         revision: its branch, tag or commit on the Hub.
@@ -50,14 +51,14 @@ class TaskData:
         """From a recipe's `data:`. Relative paths start at the recipe's folder, or else at the current one.
 
         Raises:
-            ValueError: an unknown key, no data at all, a value that is no file name, an ending that is not known.
+            ValueError: an unknown key, no data at all, a value that is no file name, an unknown ending.
         """
         where = f"tasks.{task}.data"
         given = mapping(values, where)
         for also, split in _ALSO.items():
             if also in given:
                 if split in given:
-                    raise ValueError(f"{where} has both {split!r} and {also!r}, which mean the same: give one.")
+                    raise ValueError(f"{where} has {split!r} and {also!r}, which mean the same: give one.")
                 given[split] = given.pop(also)
         check_keys(given, (*SPLITS, *_HUB_KEYS, *_ALSO), where)
         given = {key: value for key, value in given.items() if value is not None}
@@ -84,7 +85,8 @@ class TaskData:
     def label(self) -> str | dict[str, Any]:
         """The data as the model card names them."""
         if self.path is None:
-            return next(iter(self.splits.values()))[0].name
+            first = next(iter(self.splits.values()))[0]
+            return first.parent.name if first.stem in self.splits else first.name
         if Path(self.path).is_dir():
             return Path(self.path).resolve().name
         return {"id": self.path, "config": self.name}
@@ -93,6 +95,10 @@ class TaskData:
         """Whether the split can be tried: it is named, with files that exist, or the data set may have it."""
         files = self.splits.get(split, ())
         return self.path is not None or (bool(files) and all(file.is_file() for file in files))
+
+    def names(self) -> list[str]:
+        """The splits that there are."""
+        return list(self.splits) if self.path is None else list(self._load_path(list(SPLITS)))
 
     def load(self, splits: Iterable[str] = SPLITS) -> dict[str, Any]:
         """split -> `datasets.Dataset`, for those of the splits that there are.
@@ -107,7 +113,7 @@ class TaskData:
         for split, rows in loaded.items():
             if not len(rows):
                 where = self.path or ", ".join(map(str, self.splits[split]))
-                raise ValueError(f"{self._said(split)}: no rows in {where}. Give it rows, or leave the split out.")
+                raise ValueError(f"{self._said(split)}: no rows in {where}. Leave the split out, if need be.")
         return loaded
 
     def _said(self, split: str) -> str:
@@ -123,8 +129,9 @@ class TaskData:
         if not any(file.stat().st_size for file in files):  # which the reader of JSON cannot say
             raise ValueError(f"{self._said(split)}: no rows in {', '.join(map(str, files))}.")
         reader, options = _READERS[_ending(files[0])]
+        named = {split: [str(file) for file in files]}
         try:
-            return datasets.load_dataset(reader, data_files=[str(file) for file in files], split="train", **options)
+            return datasets.load_dataset(reader, data_files=named, split=split, **options)
         except (datasets.exceptions.DatasetsError, ValueError) as error:
             reason = next(_bad_lines(files), None) if reader == "json" else None
             raise ValueError(f"{self._said(split)}: {reason or _cannot(files, error)}") from error
@@ -134,26 +141,28 @@ class TaskData:
 
         try:
             if self.splits:
-                named = {split: self.splits[split] for split in splits if split in self.splits}
                 return {
-                    split: datasets.load_dataset(self.path, self.name, split=expression, revision=self.revision)
-                    for split, expression in named.items()
+                    split: datasets.load_dataset(
+                        self.path, self.name, split=self.splits[split], revision=self.revision
+                    )
+                    for split in splits
+                    if split in self.splits
                 }
             found = datasets.load_dataset(self.path, self.name, revision=self.revision)
         except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
-            name = f", name {self.name!r}" if self.name else ""
-            raise ValueError(f"Task {self.task!r}: data path {self.path!r}{name} cannot be loaded: {error}") from error
+            which = repr(self.path) + (f", name {self.name!r}" if self.name else "")
+            raise ValueError(f"Task {self.task!r}: data path {which} cannot be loaded: {error}") from error
         named = {_ALSO.get(key, key): rows for key, rows in found.items()}
         if not set(named) & set(SPLITS):
             raise ValueError(
-                f"Task {self.task!r}: the data set {self.path!r} has the splits {list(found)}, none of {list(SPLITS)}. "
-                "Say which is which, beside path: train: NAME, validation: NAME, ..."
+                f"Task {self.task!r}: the data set {self.path!r} has the splits {list(found)}, and none of "
+                f"{list(SPLITS)}. Say which is which, beside path: train: NAME, validation: NAME, ..."
             )
         return {split: named[split] for split in splits if split in named}
 
 
 def _find(value: str, folder: Path) -> Path:
-    """A path as the recipe says it: from the recipe's folder, or else, as on a command line, from the current one."""
+    """A path from the recipe's folder on, or else, as on a command line, from the current one on."""
     path = Path(value).expanduser()
     return path if path.exists() and not (folder / path).exists() else folder / path
 
@@ -164,8 +173,9 @@ def _files(where: str, value: Any, folder: Path) -> tuple[Path, ...]:
         raise ValueError(f"{where} must be a file's name, or a list of them, got {value!r:.60}.")
     files = tuple(_find(name, folder) for name in names)
     for file in files:
-        if _ending(file) not in _READERS:
-            raise ValueError(f"{where}: {str(file)!r} ends in {_ending(file)!r}. {nearest(_ending(file), _READERS)}")
+        ending = _ending(file)
+        if ending not in _READERS:
+            raise ValueError(f"{where}: {str(file)!r} ends in {ending!r}. {nearest(ending, _READERS)}")
     if len({_ending(file) for file in files}) > 1:
         raise ValueError(f"{where}: the files of a split must be of one kind, got {names}.")
     return files
@@ -179,12 +189,16 @@ def _nearby(file: Path) -> str:
     folder = next(parent for parent in file.parents if parent.is_dir())
     if folder != file.parent:
         missing = file.relative_to(folder).parts[0]
-        return f"{folder} has no folder {missing!r}. {nearest(missing, sorted(p.name for p in folder.iterdir())[:20])}"
-    return f"In its folder: {nearest(file.name, sorted(p.name for p in folder.iterdir() if p.is_file())[:20])}"
+        return f"{folder} has no folder {missing!r}. {nearest(missing, _names(folder))}"
+    return f"In its folder: {nearest(file.name, _names(folder))}"
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())[:20]
 
 
 def _bad_lines(files: Iterable[Path]) -> Iterator[str]:
-    """What is wrong with the first line that holds no JSON object. A file that is one JSON list has no lines."""
+    """Lines that hold no JSON object. A file that is one JSON list has none."""
     for file in files:
         if file.suffix.lower() == ".gz":
             continue
@@ -197,7 +211,8 @@ def _bad_lines(files: Iterable[Path]) -> Iterator[str]:
                 except ValueError:
                     ok = False
                 if not ok:
-                    yield f"{file}, line {number} is not a JSON object: {line.decode(errors='replace').strip()!r:.80}."
+                    shown = line.decode(errors="replace").strip()
+                    yield f"{file}, line {number} is not a JSON object: {shown!r:.80}."
 
 
 def _cannot(files: Iterable[Path], error: Exception) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -15,18 +15,20 @@ __all__ = ["dump_document", "parse_value", "read_document", "set_value"]
 class _Loader(yaml.SafeLoader):
     """Reads numbers and booleans as YAML 1.2 does, and takes a key once.
 
-    YAML 1.1, PyYAML's own, has `2e-3` for text, `save_strategy: no` for false and `010` for eight. And of a key that
-    stands twice it would silently take the last: a task would be lost.
+    YAML 1.1, PyYAML's own, has `2e-3` for text, `save_strategy: no` for false, and `010` for eight. And of a
+    key that stands twice it would silently take the last: a task would be lost.
     """
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    problem = f"the key {key.value!r} stands here a second time; keys, and so names of tasks, must differ"
+                    problem = (
+                        f"the key {key.value!r} stands here again; keys, and names of tasks, must differ"
+                    )
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -60,7 +62,9 @@ def read_document(path: Path) -> tuple[dict[str, Any], str]:
         raise ValueError(f"Recipe {str(path)!r}, line {line}: not UTF-8. Save the file as UTF-8.") from error
     values = _load(text, f"Recipe {str(path)!r}")
     if not isinstance(values, dict):
-        raise ValueError(f"Recipe {str(path)!r} must hold keys and values (backbone: ..., tasks: ...), got {values!r:.60}.")
+        raise ValueError(
+            f"Recipe {str(path)!r} must hold keys and values (backbone: ..., tasks: ...), got {values!r:.60}."
+        )
     return values, text
 
 
@@ -79,7 +83,7 @@ def dump_document(values: Mapping[str, Any], comment: str) -> str:
 
 
 def set_value(values: dict[str, Any], path: str, value: Any) -> None:
-    """Sets `values[a][b][c]` for the path `a.b.c`, in place. Only the last key, or a whole empty section, may be new.
+    """Sets `values[a][b][c]` for the path `a.b.c`, in place. What leads to the last key must be there.
 
     Raises:
         ValueError: the path goes through something that is not there, or holds no keys.
@@ -99,11 +103,13 @@ def set_value(values: dict[str, Any], path: str, value: Any) -> None:
 
 def _load(text: str, name: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # noqa: S506: a SafeLoader
+        return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         raise ValueError(f"{name}{where}: {error.problem or error.context}.") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ValueError(f"{name}, line {line}: the character {error.character!r:.20} cannot stand in YAML.") from error
+        raise ValueError(
+            f"{name}, line {line}: the character {error.character!r:.20} cannot stand in YAML."
+        ) from error

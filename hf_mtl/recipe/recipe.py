@@ -1,33 +1,25 @@
 """Recipe: a YAML file, checked, as the objects of a training."""
 
-import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from ..adapters import adapter_fields, adapter_from_dict, adapter_to_dict
-from ..mixing import MIXING_RULES
 from ..modeling import MultiTaskModel
-from ..tasks import Task, task_class, task_from_dict
+from ..tasks import Task
 from ..tasks.base import nearest
 from ..training_args import MultiTaskTrainingArguments
 from .data import SPLITS, TaskData
 from .document import dump_document, read_document, set_value
 from .runs import Report, Trained, evaluate, train
-from .values import check_keys, fit, mapping
+from .sections import read_adapters, read_backbone, read_balancing, read_mixing, read_tasks, read_training
+from .values import check_keys
 
 __all__ = ["SECTIONS", "Recipe"]
 
 SECTIONS = ("backbone", "tasks", "adapters", "mixing", "balancing", "training")
-# `mixing:` in a recipe -> the training argument. They have their own section, so `training:` has not got them.
-MIXING = {"strategy": "mixing", "temperature": "temperature", "cap": "cap"}
-ADAPTERS = ("lora",)
-BALANCING = ("static",)
-# Said on the command line, where they change from run to run.
-_NOT_TRAINING = {"output_dir", "resume_from_checkpoint", *MIXING.values()}
-# Nothing is reported, kept or evaluated on the way unless the recipe says so: that is time, space and accounts.
+# Nothing is reported, kept or evaluated on the way unless the recipe says so: it takes time, space, accounts.
 _TRAINING_DEFAULTS = {"report_to": "none", "save_strategy": "no", "eval_strategy": "no"}
 
 
@@ -63,10 +55,10 @@ class Recipe:
 
         Args:
             path: the YAML file. Relative paths in it start at its folder, or else at the current one.
-            overrides: values to set, by their paths: `{"training.learning_rate": 3e-5, "tasks.intent.weight": 2}`.
+            overrides: values to set, by their paths: `{"training.seed": 1, "tasks.intent.weight": 2}`.
 
         Raises:
-            ValueError: no such file, no YAML, or a key or value that is not known: names it, and the nearest known.
+            ValueError: no such file, no YAML, or an unknown key or value: names it, and the nearest known.
         """
         path = Path(path)
         values, text = read_document(path)
@@ -76,15 +68,15 @@ class Recipe:
             set_value(values, key, value)
         if overrides:
             text = dump_document(values, f"{path.name} with {', '.join(overrides)} from the command line")
-        tasks = _tasks(values)
+        tasks = read_tasks(values)
         return cls(
-            backbone=_backbone(values.get("backbone"), path.parent),
+            backbone=read_backbone(values.get("backbone"), path.parent),
             tasks={name: task for name, (task, _) in tasks.items()},
             data={name: TaskData.from_dict(name, data, path.parent) for name, (_, data) in tasks.items()},
-            adapters=_adapters(values.get("adapters")),
-            mixing=_mixing(values.get("mixing")),
-            balancing=_balancing(values.get("balancing")),
-            training=_training(values.get("training")),
+            adapters=read_adapters(values.get("adapters")),
+            mixing=read_mixing(values.get("mixing")),
+            balancing=read_balancing(values.get("balancing")),
+            training=read_training(values.get("training")),
             text=text,
             source=path,
         )
@@ -96,7 +88,9 @@ class Recipe:
             ValueError: values that do not go together, or an output_dir that is a file.
         """
         if Path(output_dir).exists() and not Path(output_dir).is_dir():
-            raise ValueError(f"output_dir={str(output_dir)!r} is a file: give a folder, which need not exist yet.")
+            raise ValueError(
+                f"output_dir={str(output_dir)!r} is a file: give a folder, which need not exist yet."
+            )
         values = {**self.training}
         if values.get("load_best_model_at_end"):  # its checkpoints and scores must come at the same time
             when = values.get("eval_strategy") or values.get("save_strategy") or "epoch"
@@ -106,7 +100,7 @@ class Recipe:
         )
 
     def load_data(self, splits: Iterable[str] = SPLITS) -> dict[str, dict[str, Any]]:
-        """task -> split -> `datasets.Dataset`, for the splits that each task has. Raises as `TaskData.load`."""
+        """task -> split -> `datasets.Dataset`, of the splits that each has. Raises as `TaskData.load`."""
         splits = list(splits)
         loaded = {name: data.load(splits) for name, data in self.data.items()}
         for name, parts in loaded.items():
@@ -129,7 +123,9 @@ class Recipe:
         """
         for name in self.tasks:
             if "train" not in datasets.get(name, {}):
-                raise ValueError(f"Task {name!r} has no training data. Give it under tasks.{name}.data.train.")
+                raise ValueError(
+                    f"Task {name!r} has no training data. Give it under tasks.{name}.data.train."
+                )
         return [task.learn(datasets[name]["train"]) for name, task in self.tasks.items()]
 
     def build_model(self, tasks: Iterable[Task]) -> MultiTaskModel:
@@ -140,89 +136,8 @@ class Recipe:
         """Trains, scores and saves a model; see `runs.train`."""
         return train(self, output_dir, resume=resume)
 
-    def evaluate(self, model: MultiTaskModel, split: str = "test", *, batch_size: int | None = None) -> Report:
+    def evaluate(
+        self, model: MultiTaskModel, split: str = "test", *, batch_size: int | None = None
+    ) -> Report:
         """Scores a model on the recipe's data; see `runs.evaluate`."""
         return evaluate(self, model, split, batch_size=batch_size)
-
-
-def _backbone(value: Any, folder: Path) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"backbone must be a Hub id or a folder, got {value!r:.60}.")
-    beside = folder / Path(value).expanduser()
-    return str(beside) if beside.is_dir() else value
-
-
-def _tasks(values: Mapping[str, Any]) -> dict[str, tuple[Task, Any]]:
-    given = mapping(values.get("tasks"), "tasks")
-    if not given:
-        raise ValueError("tasks is empty: name at least one, as in `tasks: {intent: {type: ..., data: ...}}`.")
-    return {name: _task(name, entry) for name, entry in given.items()}
-
-
-def _task(name: Any, entry: Any) -> tuple[Task, Any]:
-    fields = mapping(entry, f"tasks.{name}")
-    if "name" in fields:
-        raise ValueError(f"tasks.{name} has a key 'name': a task's name is the key that it stands under.")
-    if "data" not in fields:
-        raise ValueError(f"tasks.{name} has no 'data' (it has {list(fields)}): say where its rows are.")
-    data = fields.pop("data")
-    if "type" in fields:
-        kind = task_class(str(fields["type"]))
-        hints = get_type_hints(kind)
-        for key in [f.name for f in dataclasses.fields(kind) if f.name in fields]:
-            fields[key] = fit(fields[key], hints[key], f"tasks.{name}.{key}")
-    return task_from_dict({"name": name, **fields}), data
-
-
-def _adapters(value: Any) -> Any:
-    if value is None:
-        return None
-    given = mapping(value, "adapters")
-    kind = given.pop("type", None)
-    if kind not in ADAPTERS:
-        raise ValueError(f"adapters.type={kind!r} is not known. {nearest(str(kind), ADAPTERS)} null: no adapters.")
-    known = adapter_fields()
-    check_keys(given, known, "adapters")
-    adapters = adapter_from_dict({key: fit(v, known[key], f"adapters.{key}") for key, v in given.items()})
-    adapter_to_dict(adapters)  # refuses what cannot be kept for each task
-    return adapters
-
-
-def _mixing(value: Any) -> dict[str, Any]:
-    given = mapping(value, "mixing")
-    check_keys(given, MIXING, "mixing")
-    strategy = given.get("strategy", "temperature")
-    if strategy not in MIXING_RULES:
-        raise ValueError(f"mixing.strategy={strategy!r} is not known. {nearest(str(strategy), MIXING_RULES)}")
-    hints = get_type_hints(MultiTaskTrainingArguments)
-    values = {MIXING[key]: fit(v, hints[MIXING[key]], f"mixing.{key}") for key, v in given.items()}
-    if values.get("temperature", 1) < 1:
-        raise ValueError(f"mixing.temperature={values['temperature']} must be 1 (proportional to size) or more.")
-    if (values.get("cap") or 1) < 1:
-        raise ValueError(f"mixing.cap={values['cap']} must be 1 row or more, or null for no cap.")
-    return values
-
-
-def _balancing(value: Any) -> dict[str, Any]:
-    given = mapping(value, "balancing")
-    check_keys(given, ["method"], "balancing")
-    method = given.get("method", "static")
-    if method not in BALANCING:
-        raise ValueError(
-            f"balancing.method={method!r} is not known. {nearest(str(method), BALANCING)} "
-            "static: each task's loss counts by its `weight`."
-        )
-    return given
-
-
-def _training(value: Any) -> dict[str, Any]:
-    given = mapping(value, "training")
-    for key, argument in MIXING.items():
-        if argument in given:
-            raise ValueError(f"training.{argument}: the mixture has its own section, write it as mixing.{key}.")
-    if "output_dir" in given or "resume_from_checkpoint" in given:
-        raise ValueError("training.output_dir and resume_from_checkpoint come with the command: --output_dir, --resume.")
-    known = [f.name for f in dataclasses.fields(MultiTaskTrainingArguments) if f.name not in _NOT_TRAINING]
-    check_keys(given, known, "training")
-    hints = get_type_hints(MultiTaskTrainingArguments)
-    return {key: fit(v, hints[key], f"training.{key}") for key, v in given.items()}

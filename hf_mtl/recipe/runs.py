@@ -41,7 +41,7 @@ class Report:
     Args:
         split: its name.
         scores: task -> metric -> score.
-        baselines: the same for always giving the commonest answer of the training data, where that is at hand.
+        baselines: the same for always giving the commonest training answer, where that is at hand.
         metrics: `<split>_<task>_<metric>`, `<split>_<task>_loss` and `<split>_mean_score`.
     """
 
@@ -56,12 +56,14 @@ class Trained:
     """What a training leaves.
 
     Args:
-        trainer: the trainer, with the model.
+        model: the trained model.
+        trainer: its trainer.
         reports: split -> scores, of the splits that there are beside the training data.
         output_dir: where the model is.
         is_main: whether this process is the one that saved it.
     """
 
+    model: MultiTaskModel
     trainer: MultiTaskTrainer
     reports: dict[str, Report]
     output_dir: Path
@@ -95,13 +97,22 @@ def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool 
         model, args, train_dataset=_split(data, "train"), eval_dataset=_split(data, "validation") or None
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    reports = {split: _report(trainer, split, data) for split in SPLITS[1:] if _split(data, split)}
+    reports = {
+        split: _report(trainer, model.tasks, split, data) for split in SPLITS[1:] if _split(data, split)
+    }
     for report in reports.values():
         trainer.log(dict(report.metrics))
-    _save(recipe, trainer, reports, data)
-    return Trained(
-        trainer=trainer, reports=reports, output_dir=Path(output_dir), is_main=trainer.is_world_process_zero()
+    trainer.save_model()
+    trained = Trained(
+        model=model,
+        trainer=trainer,
+        reports=reports,
+        output_dir=Path(output_dir),
+        is_main=trainer.is_world_process_zero(),
     )
+    if trained.is_main:
+        _save_card(recipe, trained, data)
+    return trained
 
 
 def evaluate(
@@ -116,18 +127,21 @@ def evaluate(
         batch_size: rows in a batch; None: as the recipe says.
 
     Raises:
-        ValueError: no task has such a split, the model lacks a task of the recipe, or data that cannot be used.
+        ValueError: no task has the split, the model lacks a task, or the data cannot be used.
     """
     for name, task in recipe.tasks.items():
-        if model.task(name).type != task.type:
-            raise ValueError(f"Task {name!r} is a {task.type} in the recipe, and in the model a {model.task(name).type}.")
+        kind = model.task(name).type
+        if kind != task.type:
+            raise ValueError(
+                f"Task {name!r} is of type {task.type!r} in the recipe, and {kind!r} in the model."
+            )
     data = _evaluation_data(recipe, split)
     values = {key: value for key, value in recipe.training.items() if key in _EVALUATION}
     if batch_size is not None:
         values["per_device_eval_batch_size"] = batch_size
     with tempfile.TemporaryDirectory() as nowhere:  # the trainer makes its folder, whatever it is to do
         args = MultiTaskTrainingArguments(output_dir=nowhere, report_to="none", save_strategy="no", **values)
-        return _report(MultiTaskTrainer(model, args), split, data)
+        return _report(MultiTaskTrainer(model, args), model.tasks, split, data)
 
 
 def _evaluation_data(recipe: "Recipe", split: str) -> dict[str, dict[str, Any]]:
@@ -136,12 +150,12 @@ def _evaluation_data(recipe: "Recipe", split: str) -> dict[str, dict[str, Any]]:
         raise ValueError(f"split={split!r} is not known. {nearest(split, SPLITS)}")
     data = {name: source.load([split]) for name, source in recipe.data.items()}
     if not any(data.values()):
-        there = {name: [s for s in SPLITS if source.there(s) and source.load([s])] for name, source in recipe.data.items()}
+        there = {name: source.names() for name, source in recipe.data.items()}
         raise ValueError(f"No task of the recipe has a split {split!r}. There are {there}.")
-    return {
-        name: parts | (recipe.data[name].load(["train"]) if parts and recipe.data[name].there("train") else {})
-        for name, parts in data.items()
-    }
+    for name, parts in data.items():
+        if parts and recipe.data[name].there("train"):
+            parts |= recipe.data[name].load(["train"])
+    return data
 
 
 def _last_checkpoint(output_dir: str | os.PathLike[str]) -> str:
@@ -149,8 +163,8 @@ def _last_checkpoint(output_dir: str | os.PathLike[str]) -> str:
     last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
     if last is None:
         raise ValueError(
-            f"There is no checkpoint-* in {folder!r} to resume from. Checkpoints are kept where the recipe says so: "
-            "training.save_strategy: epoch."
+            f"There is no checkpoint-* in {folder!r} to resume from. "
+            "Checkpoints are kept where the recipe says so: training.save_strategy: epoch."
         )
     return last
 
@@ -166,22 +180,24 @@ def _encode_all(model: MultiTaskModel, data: Data) -> None:
             encode_dataset(task, number, rows, model.tokenizer, split)
 
 
-def _report(trainer: MultiTaskTrainer, split: str, data: Data) -> Report:
+def _report(trainer: MultiTaskTrainer, tasks: Mapping[str, Task], split: str, data: Data) -> Report:
     rows = _split(data, split)
     output = trainer.predict(rows, metric_key_prefix=split)
-    if not output.label_ids:
-        raise ValueError(f"None of the tasks {list(rows)} has labels in split {split!r}: there is nothing to score.")
-    tasks = trainer.model.tasks
-    gold = output.label_ids
+    gold: Any = output.label_ids
+    found: Any = output.predictions
+    if not gold:
+        raise ValueError(
+            f"Split {split!r} of the tasks {list(rows)} has no labels: there is nothing to score."
+        )
     return Report(
         split=split,
-        scores={name: tasks[name].score(output.predictions[name], gold[name]) for name in gold},
+        scores={name: tasks[name].score(found[name], gold[name]) for name in gold},
         baselines={
             name: _baseline(tasks[name], data[name]["train"], rows[name], gold[name])
             for name in gold
             if "train" in data[name]
         },
-        metrics=output.metrics,
+        metrics=dict(output.metrics or {}),
     )
 
 
@@ -190,22 +206,22 @@ def _baseline(task: Task, train: Any, rows: Any, gold: list[Any]) -> dict[str, f
     return task.score(task.baseline(commonest, named_rows(rows[:], rows.features)), gold)
 
 
-def _save(recipe: "Recipe", trainer: MultiTaskTrainer, reports: Mapping[str, Report], data: Data) -> None:
-    folder = Path(trainer.args.output_dir)
-    trainer.save_model()
-    if not trainer.is_world_process_zero():
-        return
-    last = list(reports.values())[-1] if reports else None  # the test split's where there is one
+def _save_card(recipe: "Recipe", trained: Trained, data: Data) -> None:
+    """The card, and the recipe, beside the model."""
+    last = (
+        list(trained.reports.values())[-1] if trained.reports else None
+    )  # the test split's where there is one
+    config: Any = trained.model.config
     card = render_card(
-        trainer.model.config,
-        results=last and last.scores,
-        baselines=last and last.baselines,
+        config,
+        results=last.scores if last else None,
+        baselines=last.baselines if last else None,
         split=last.split if last else SPLITS[-1],
         datasets={name: _described(recipe.data[name].label(), parts) for name, parts in data.items()},
         recipe=recipe.text,
     )
-    write_card(folder, card)
-    copy = folder / "recipe.yaml"
+    write_card(trained.output_dir, card)
+    copy = trained.output_dir / "recipe.yaml"
     if recipe.source is None or not (copy.exists() and copy.samefile(recipe.source)):
         copy.write_text(recipe.text, encoding="utf-8")
 

@@ -1,0 +1,5 @@
+"""The command line: `hf-mtl train | evaluate | predict`."""
+
+from .arguments import main
+
+__all__ = ["main"]

@@ -1,0 +1,101 @@
+"""What the commands do. They import what is slow to import, and they alone print."""
+
+import argparse
+import json
+import sys
+from itertools import tee
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .files import answered_line, check_output, naming_lines, read_examples, replacing, to_json
+
+if TYPE_CHECKING:
+    from ..modeling import MultiTaskModel
+    from ..recipe import Recipe, Report
+
+__all__ = ["evaluate", "predict", "train"]
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains a recipe's model, and prints its scores and how to ask it."""
+    trained = _recipe(options).train(options.output_dir, resume=options.resume)
+    if not trained.is_main:
+        return
+    print()
+    for report in trained.reports.values():
+        _print_report(report)
+    single = any(len(task.inputs()) == 1 for task in trained.model.tasks.values())
+    print(f"The model is in {trained.output_dir}. Ask it:")
+    print(f"  hf-mtl predict {trained.output_dir} " + ('"Some text."' if single else "--input FILE.jsonl"))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Prints a saved model's scores, and writes them to a file where asked."""
+    check_output(options.output)
+    recipe = _recipe(options)
+    report = recipe.evaluate(_load(options.model), options.split, batch_size=options.batch_size)
+    _print_report(report)
+    if options.output is not None:
+        with replacing(options.output) as file:
+            json.dump(report.metrics, file, indent=2)
+            file.write("\n")
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Answers texts, or the lines of a file, as they come."""
+    if bool(options.texts) == (options.input is not None):
+        raise ValueError("Give either texts to answer or --input FILE.jsonl.")
+    if options.input is not None and not options.input.is_file():
+        raise ValueError(f"--input {options.input}: no such file.")
+    check_output(options.output)
+    model = _load(options.model)
+
+    from ..pipeline import MultiTaskPipeline
+
+    tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",")]
+    pipe = MultiTaskPipeline(model, **({} if tasks is None else {"tasks": tasks}))
+    asked, kept = tee(iter(options.texts) if options.input is None else read_examples(options.input))
+    answers = naming_lines(pipe(asked, batch_size=options.batch_size), options.input)
+    answered = (answered_line(example, answer) for answer, example in zip(answers, kept, strict=True))
+    if options.output is None:
+        ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+        for line in answered:
+            print(to_json(line, ascii_only=ascii_only))
+    else:
+        with replacing(options.output) as file:
+            file.writelines(to_json(line) + "\n" for line in answered)
+
+
+def _recipe(options: argparse.Namespace) -> "Recipe":
+    from ..recipe import Recipe, parse_value
+
+    overrides: dict[str, Any] = {} if options.backbone is None else {"backbone": options.backbone}
+    for path, value in options.overrides:
+        if value is None or value.startswith("--"):
+            raise ValueError(f"--{path} needs a value: --{path} VALUE.")
+        overrides[path] = parse_value(value, f"--{path} {value}")
+    return Recipe.load(options.recipe, overrides)
+
+
+def _load(name: str) -> "MultiTaskModel":
+    """A trained model by its folder or Hub id."""
+    from ..modeling import MultiTaskModel
+
+    folder, config = Path(name), Path(name, "config.json")
+    if folder.is_dir():
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+        if kind != MultiTaskModel.config_class.model_type:
+            what = f"its config.json is of a {kind!r} model" if config.is_file() else "it has no config.json"
+            raise ValueError(f"{name!r} is no folder that `hf-mtl train --output_dir` wrote: {what}.")
+    elif folder.exists() or len(folder.parts) > 2 or folder.is_absolute() or name.startswith("."):
+        raise ValueError(f"Model {name!r}: no such folder.")
+    return MultiTaskModel.from_pretrained(name)
+
+
+def _print_report(report: "Report") -> None:
+    from ..metrics import score_table
+
+    beside = ", beside always giving the commonest answer" if report.baselines else ""
+    print(f"Scores on the {report.split} data{beside}")
+    print(score_table(report.scores, report.baselines or None))
+    print(f"mean of the tasks' main metrics: {report.metrics[f'{report.split}_mean_score']:.4f}\n")

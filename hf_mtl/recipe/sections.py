@@ -1,0 +1,115 @@
+"""The sections of a recipe, each checked: what is wrong is named by its path in the file."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ..adapters import adapter_fields, adapter_from_dict, adapter_to_dict
+from ..mixing import MIXING_RULES
+from ..tasks import Task, task_class, task_from_dict
+from ..tasks.base import nearest
+from ..training_args import MultiTaskTrainingArguments
+from .values import check_keys, fit, mapping
+
+__all__ = ["read_adapters", "read_backbone", "read_balancing", "read_mixing", "read_tasks", "read_training"]
+
+# Key of `mixing:` -> training argument. They have a section of their own, so `training:` has not got them.
+MIXING = {"strategy": "mixing", "temperature": "temperature", "cap": "cap"}
+ADAPTERS = ("lora",)
+BALANCING = ("static",)
+# Said on the command line, where they change from run to run.
+_NOT_TRAINING = {"output_dir", "resume_from_checkpoint", *MIXING.values()}
+
+
+def read_backbone(value: Any, folder: Path) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"backbone must be a Hub id or a folder, got {value!r:.60}.")
+    beside = folder / Path(value).expanduser()
+    return str(beside) if beside.is_dir() else value
+
+
+def read_tasks(values: Mapping[str, Any]) -> dict[str, tuple[Task, Any]]:
+    given = mapping(values.get("tasks"), "tasks")
+    if not given:
+        raise ValueError(
+            "tasks is empty: name at least one, as in `tasks: {intent: {type: ..., data: ...}}`."
+        )
+    return {name: _task(name, entry) for name, entry in given.items()}
+
+
+def _task(name: Any, entry: Any) -> tuple[Task, Any]:
+    fields = mapping(entry, f"tasks.{name}")
+    if "name" in fields:
+        raise ValueError(f"tasks.{name} has a key 'name': a task's name is the key that it stands under.")
+    if "data" not in fields:
+        raise ValueError(f"tasks.{name} has no 'data' (it has {list(fields)}): say where its rows are.")
+    data = fields.pop("data")
+    if "type" in fields:
+        kind = task_class(str(fields["type"]))
+        hints = get_type_hints(kind)
+        for key in [f.name for f in dataclasses.fields(kind) if f.name in fields]:
+            fields[key] = fit(fields[key], hints[key], f"tasks.{name}.{key}")
+    return task_from_dict({"name": name, **fields}), data
+
+
+def read_adapters(value: Any) -> Any:
+    if value is None:
+        return None
+    given = mapping(value, "adapters")
+    kind = given.pop("type", None)
+    if kind not in ADAPTERS:
+        raise ValueError(
+            f"adapters.type={kind!r} is not known. {nearest(str(kind), ADAPTERS)} null: no adapters."
+        )
+    known = adapter_fields()
+    check_keys(given, known, "adapters")
+    adapters = adapter_from_dict({key: fit(v, known[key], f"adapters.{key}") for key, v in given.items()})
+    adapter_to_dict(adapters)  # refuses what cannot be kept for each task
+    return adapters
+
+
+def read_mixing(value: Any) -> dict[str, Any]:
+    given = mapping(value, "mixing")
+    check_keys(given, MIXING, "mixing")
+    strategy = given.get("strategy", "temperature")
+    if not isinstance(strategy, str) or strategy not in MIXING_RULES:
+        raise ValueError(f"mixing.strategy={strategy!r} is not known. {nearest(str(strategy), MIXING_RULES)}")
+    hints = get_type_hints(MultiTaskTrainingArguments)
+    values = {MIXING[key]: fit(v, hints[MIXING[key]], f"mixing.{key}") for key, v in given.items()}
+    if values.get("temperature", 1) < 1:
+        raise ValueError(
+            f"mixing.temperature={values['temperature']} must be 1 (proportional to size) or more."
+        )
+    if (values.get("cap") or 1) < 1:
+        raise ValueError(f"mixing.cap={values['cap']} must be 1 row or more, or null for no cap.")
+    return values
+
+
+def read_balancing(value: Any) -> dict[str, Any]:
+    given = mapping(value, "balancing")
+    check_keys(given, ["method"], "balancing")
+    method = given.get("method", "static")
+    if method not in BALANCING:
+        raise ValueError(
+            f"balancing.method={method!r} is not known. {nearest(str(method), BALANCING)} "
+            "static: each task's loss counts by its `weight`."
+        )
+    return given
+
+
+def read_training(value: Any) -> dict[str, Any]:
+    given = mapping(value, "training")
+    for key, argument in MIXING.items():
+        if argument in given:
+            raise ValueError(
+                f"training.{argument}: the mixture has its own section, write it as mixing.{key}."
+            )
+    if "output_dir" in given or "resume_from_checkpoint" in given:
+        raise ValueError(
+            "training.output_dir and resume_from_checkpoint come with the command: --output_dir, --resume."
+        )
+    known = [f.name for f in dataclasses.fields(MultiTaskTrainingArguments) if f.name not in _NOT_TRAINING]
+    check_keys(given, known, "training")
+    hints = get_type_hints(MultiTaskTrainingArguments)
+    return {key: fit(v, hints[key], f"training.{key}") for key, v in given.items()}
