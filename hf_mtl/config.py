@@ -27,13 +27,15 @@ class MultiTaskConfig(PreTrainedConfig):
             on it: tasks are known by their names.
         adapters: None: all tasks share the whole backbone. Else the fields of a peft config with its `peft_type`.
         backbone_name: where the backbone came from (a Hub id or a folder), for the model card.
+        card_data: what else the model card says: `results`, `baselines`, `split`, `datasets`, `recipe`, `license`,
+            `language`, as `render_card` takes them. Kept here, so that whoever pushes the model later pushes its card.
 
     Raises:
         ValueError: an unknown task type or field, an unusable or repeated task name.
     """
 
     model_type = "hf_mtl"
-    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+    sub_configs_defaults: ClassVar = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
 
     # Set by the registration: the first config is when AutoModel and pipeline() must know their classes.
     when_made: ClassVar[Callable[[], None] | None] = None
@@ -42,6 +44,7 @@ class MultiTaskConfig(PreTrainedConfig):
     tasks: list | None = None
     adapters: dict | None = None
     backbone_name: str | None = None
+    card_data: dict | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -60,7 +63,7 @@ class MultiTaskConfig(PreTrainedConfig):
 
     def get_tasks(self) -> dict[str, Task]:
         """The tasks by name."""
-        return {task["name"]: task_from_dict(task) for task in self.tasks}
+        return {task["name"]: task_from_dict(task) for task in self.tasks or []}
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON values, with the keys that let transformers load it by `trust_remote_code=True`."""

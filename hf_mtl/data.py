@@ -169,7 +169,13 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
 
     known = {k: v for k, v in task.to_dict().items() if k not in _NOT_ENCODED}
     code = type(task).encode.__code__.co_code
-    identity = [dataset._fingerprint, json.dumps(known, sort_keys=True), code, _tokenizer_state(tokenizer), unlabelled]
+    identity = [
+        dataset._fingerprint,
+        json.dumps(known, sort_keys=True),
+        code,
+        _tokenizer_state(tokenizer),
+        unlabelled,
+    ]
     encoded = dataset.map(
         encode,
         batched=True,

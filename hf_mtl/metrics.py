@@ -77,9 +77,7 @@ def gain(scores: Mapping[str, float], single_task_scores: Mapping[str, float]) -
     gains = []
     for task, value in scores.items():
         if task not in single_task_scores:
-            raise ValueError(
-                f"single_task_scores has no score for task {task!r}. {_known(task, single_task_scores)}"
-            )
+            raise ValueError(f"single_task_scores has no score for task {task!r}. {_known(task, single_task_scores)}")
         single = single_task_scores[task]
         if single <= 0:
             raise ValueError(

@@ -20,6 +20,8 @@ from .adapters import (
     adapter_to_dict,
     delete_adapter,
     inject_adapters,
+    parameter_counts,
+    parameter_table,
     replaying,
     reset_missing,
     use_route,
@@ -27,7 +29,7 @@ from .adapters import (
 from .backbone import prepare_tokenizer
 from .bundled import locate_backbone
 from .config import MultiTaskConfig
-from .remote_code import write_remote_code
+from .saving import SavingMixin
 from .tasks import Task, TaskOutput
 from .tasks.base import nearest
 
@@ -49,13 +51,14 @@ class MultiTaskOutput(ModelOutput):
     task_losses: dict[str, torch.Tensor] | None = None
 
 
-class MultiTaskModel(PreTrainedModel):
+class MultiTaskModel(SavingMixin, PreTrainedModel):
     """A pretrained backbone with a head, and if wanted an adapter, for each of many tasks.
 
     Made by `from_backbone`, saved by `save_pretrained`, loaded by `from_pretrained`. With adapters the backbone is
     frozen, and adapters and heads learn; without, everything learns.
     """
 
+    config: MultiTaskConfig
     config_class = MultiTaskConfig
     base_model_prefix = "backbone"
     main_input_name = "input_ids"
@@ -71,7 +74,8 @@ class MultiTaskModel(PreTrainedModel):
         super().__init__(config)
         self.tasks: dict[str, Task] = config.get_tasks()
         self.tokenizer: Any = None
-        self.backbone = _build_backbone(config.text_config) if backbone is None else backbone
+        text_config: Any = config.text_config
+        self.backbone = _build_backbone(text_config) if backbone is None else backbone
         self._takes = frozenset(inspect.signature(self.backbone.forward).parameters)
         adapters = adapter_from_dict(config.adapters)
         if adapters is not None and self.tasks:
@@ -79,7 +83,7 @@ class MultiTaskModel(PreTrainedModel):
                 # Initialisations that read the base weights have nothing to read here; the values are loaded.
                 adapters.init_lora_weights = True
             inject_adapters(self.backbone, adapters, list(self.tasks))
-        self.heads = nn.ModuleDict({name: task.build_head(config.text_config) for name, task in self.tasks.items()})
+        self.heads = nn.ModuleDict({name: task.build_head(text_config) for name, task in self.tasks.items()})
         self.post_init()
         self._freeze()
 
@@ -113,21 +117,25 @@ class MultiTaskModel(PreTrainedModel):
         Raises:
             ValueError: the backbone, a task or the adapters cannot be used; says which and what would do.
         """
-        hub = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        hub: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
         where = locate_backbone(name, **hub)
         device_map = kwargs.pop("device_map", None)
         kwargs.setdefault("dtype", "auto")
         backbone = AutoModel.from_pretrained(where, device_map=device_map, **hub, **kwargs)
+        settings: dict[str, Any] = {
+            "attn_implementation": backbone.config._attn_implementation,
+            "dtype": backbone.dtype,
+        }
         config = MultiTaskConfig(
             text_config=copy.deepcopy(backbone.config),
             tasks=list(tasks),
             adapters=adapter_to_dict(adapters),
             backbone_name=name,
-            attn_implementation=backbone.config._attn_implementation,
-            dtype=backbone.dtype,
+            **settings,
         )
         backbone = _for_tokens(backbone)
-        model = cls(config, backbone=backbone).to(backbone.dtype)
+        model = cls(config, backbone=backbone)
+        nn.Module.to(model, dtype=backbone.dtype)
         model.heads.to(backbone.device)
         model.tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(where, **hub), config.text_config)
         model.eval()
@@ -139,22 +147,18 @@ class MultiTaskModel(PreTrainedModel):
 
         A `config` with more tasks than the checkpoint gives them fresh heads and adapters.
         """
-        loaded = super().from_pretrained(name, *args, **kwargs)
-        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        loaded: Any = super().from_pretrained(name, *args, **kwargs)
+        model: MultiTaskModel = loaded[0] if kwargs.get("output_loading_info") else loaded
         model._freeze()
         if name is not None:
-            hub = {k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only", "subfolder") if k in kwargs}
+            hub = {
+                k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only", "subfolder") if k in kwargs
+            }
             if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **hub):
-                model.tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(name, **hub), model.config.text_config)
+                model.tokenizer = prepare_tokenizer(
+                    AutoTokenizer.from_pretrained(name, **hub), model.config.text_config
+                )
         return loaded
-
-    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **kwargs: Any) -> None:
-        """Saves weights (safetensors), config, tokenizer, and the few lines that load them by `trust_remote_code`."""
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if is_main_process:
-            write_remote_code(save_directory)
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(save_directory)
 
     def initialize_weights(self) -> None:
         """Draws what no checkpoint has filled, adapters by peft's rule."""
@@ -182,10 +186,10 @@ class MultiTaskModel(PreTrainedModel):
         if adapters is not None:
             training = self.training
             inject_adapters(self.backbone, adapters, [task.name])
-            self.backbone.to(self.dtype).train(training)
+            nn.Module.to(self.backbone, dtype=self.dtype).train(training)
         self.heads[task.name] = head.train(self.training)
         self.tasks[task.name] = task
-        self.config.tasks = [*self.config.tasks, task.to_dict()]
+        self.config.tasks = [*(self.config.tasks or []), task.to_dict()]
         self._freeze()
 
     def remove_task(self, name: str) -> None:
@@ -194,7 +198,7 @@ class MultiTaskModel(PreTrainedModel):
         del self.heads[name], self.tasks[name]
         if self.config.adapters is not None:
             delete_adapter(self.backbone, name)
-        self.config.tasks = [values for values in self.config.tasks if values["name"] != name]
+        self.config.tasks = [values for values in self.config.tasks or [] if values["name"] != name]
 
     # ------------------------------------------------------------------ forward
 
@@ -230,7 +234,11 @@ class MultiTaskModel(PreTrainedModel):
             raise ValueError("forward needs input_ids, or inputs_embeds in their place; both are None.")
         if attention_mask is None:
             attention_mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
-        inputs = {"input_ids": input_ids, "token_type_ids": token_type_ids, "inputs_embeds": inputs_embeds} | kwargs
+        inputs = {
+            "input_ids": input_ids,
+            "token_type_ids": token_type_ids,
+            "inputs_embeds": inputs_embeds,
+        } | kwargs
         if task_ids is None:
             names = list(self.tasks) if tasks is None else [self.task(name).name for name in tasks]
             seen = self._every_row_by_each(names, attention_mask, inputs)
@@ -243,11 +251,17 @@ class MultiTaskModel(PreTrainedModel):
         losses = {name: output.loss for name, output in outputs.items() if output.loss is not None}
         loss = torch.stack([losses[name] * self.tasks[name].weight for name in losses]).sum() if losses else None
         return MultiTaskOutput(
-            loss=loss, logits={name: output.logits for name, output in outputs.items()}, task_losses=losses or None
+            loss=loss,
+            logits={name: output.logits for name, output in outputs.items()},
+            task_losses=losses or None,
         )
 
     def encode(
-        self, names: Sequence[str], attention_mask: torch.Tensor, index: torch.Tensor | None = None, **inputs: Any
+        self,
+        names: Sequence[str],
+        attention_mask: torch.Tensor,
+        index: torch.Tensor | None = None,
+        **inputs: Any,
     ) -> tuple[torch.Tensor, ...]:
         """Hidden states `[batch, seq, width]` for the heads of these tasks: all layers' where one reads an inner layer.
 
@@ -265,12 +279,18 @@ class MultiTaskModel(PreTrainedModel):
         return (*(output.hidden_states or ())[:-1], output.last_hidden_state)
 
     def head(
-        self, name: str, states: tuple[torch.Tensor, ...], mask: torch.Tensor, labels: torch.Tensor | None = None
+        self,
+        name: str,
+        states: tuple[torch.Tensor, ...],
+        mask: torch.Tensor,
+        labels: torch.Tensor | None = None,
     ) -> TaskOutput:
         """One task's head on what `encode` gave."""
         layer = self.tasks[name].layer
         if not -len(states) <= layer < len(states):
-            raise ValueError(f"Task {name!r}: layer={layer}, but the backbone has hidden states 0 to {len(states) - 1}.")
+            raise ValueError(
+                f"Task {name!r}: layer={layer}, but the backbone has hidden states 0 to {len(states) - 1}."
+            )
         return self.heads[name](states[layer], mask, labels)
 
     def _every_row_by_each(
@@ -278,7 +298,7 @@ class MultiTaskModel(PreTrainedModel):
     ) -> dict[str, tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
         if self.config.adapters is None:
             states = self.encode(names, mask, **inputs)
-            return {name: (states, mask) for name in names}
+            return dict.fromkeys(names, (states, mask))
         return {name: (self.encode([name], mask, **inputs), mask) for name in names}
 
     def _each_row_by_its_own(
@@ -312,33 +332,12 @@ class MultiTaskModel(PreTrainedModel):
         super()._set_gradient_checkpointing(enable, replaying(gradient_checkpointing_func), **kwargs)
 
     def parameter_counts(self) -> dict[str, dict[str, int]]:
-        """Numbers of parameters: `backbone` (without adapters) and each task's `head` and `adapter`, and how many learn."""
-        adapters = {name: adapter_parameters(self.backbone, name) for name in self.tasks}
-        own = {id(p) for parameters in adapters.values() for p in parameters}
-        shared = [p for p in self.backbone.parameters() if id(p) not in own]
-        counts = {"backbone": {"all": _count(shared), "trainable": _count(p for p in shared if p.requires_grad)}}
-        for name in self.tasks:
-            head = list(self.heads[name].parameters())
-            counts[name] = {
-                "head": _count(head),
-                "adapter": _count(adapters[name]),
-                "trainable": _count(p for p in head + adapters[name] if p.requires_grad),
-            }
-        return counts
+        """`backbone` -> {`all`, `trainable`}, without its adapters; each task -> {`head`, `adapter`, `trainable`}."""
+        return parameter_counts(self.backbone, self.heads)
 
     def print_trainable_parameters(self) -> None:
         """Prints the parameters of the backbone, and of each task its head's and its adapter's."""
-        counts = self.parameter_counts()
-        shared = counts.pop("backbone")
-        learn = shared["trainable"] + sum(c["trainable"] for c in counts.values())
-        total = shared["all"] + sum(c["head"] + c["adapter"] for c in counts.values())
-        width = max(len(name) for name in ("backbone", *counts))
-        lines = [f"{'':{width}}  {'shared':>12} {'adapter':>12} {'head':>12} {'trainable':>12}"]
-        lines += [f"{'backbone':{width}}  {shared['all']:>12,} {'':>12} {'':>12} {shared['trainable']:>12,}"]
-        for name, c in counts.items():
-            lines += [f"{name:{width}}  {'':>12} {c['adapter']:>12,} {c['head']:>12,} {c['trainable']:>12,}"]
-        lines += [f"trainable: {learn:,} of {total:,} parameters ({learn / total:.2%})"]
-        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.write(parameter_table(self.parameter_counts()) + "\n")
 
 
 def _build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
@@ -346,15 +345,11 @@ def _build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _for_tokens(model: PreTrainedModel) -> PreTrainedModel:
-    """The part that gives hidden states of the text: an encoder-decoder's encoder, and no pooler, which no head reads."""
+    """The part that gives the text's hidden states: an encoder-decoder's encoder; and no pooler, which no head reads."""
     backbone = model.get_encoder() if model.config.is_encoder_decoder else model
     if "pooler" in dict(backbone.named_children()):
         backbone.pooler = None
     return backbone
-
-
-def _count(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(p.numel() for p in parameters)
 
 
 def _labels_of(

@@ -112,9 +112,7 @@ class MultiTaskPipeline(Pipeline):
         answers = self._windows(many, size, stages)
         return list(answers) if isinstance(inputs, Sequence) else answers
 
-    def _windows(
-        self, examples: Iterable[Any], size: int, stages: tuple[dict[str, Any], ...]
-    ) -> Iterator[Any]:
+    def _windows(self, examples: Iterable[Any], size: int, stages: tuple[dict[str, Any], ...]) -> Iterator[Any]:
         preprocess, *others = stages
         examples = iter(examples)
         first = 0
@@ -133,16 +131,12 @@ class MultiTaskPipeline(Pipeline):
         self, tasks: str | Iterable[str] | None = None, **unknown: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         for name in unknown:
-            raise ValueError(
-                f"The pipeline has no parameter {name!r}. {nearest(name, ['tasks', 'batch_size'])}"
-            )
+            raise ValueError(f"The pipeline has no parameter {name!r}. {nearest(name, ['tasks', 'batch_size'])}")
         if tasks is None:
             return {}, {}, {}
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         if not names:
-            raise ValueError(
-                f"tasks=[] asks nothing. Leave it out, or name some of {list(self.model.tasks)}."
-            )
+            raise ValueError(f"tasks=[] asks nothing. Leave it out, or name some of {list(self.model.tasks)}.")
         return {"tasks": [self.model.task(name).name for name in names]}, {}, {}
 
     def preprocess(  # type: ignore[override]
@@ -160,9 +154,7 @@ class MultiTaskPipeline(Pipeline):
         for i, example in enumerate(input_):
             with _said_of(i, first):
                 chosen = (
-                    [r for r in requests.values() if r.task.accepts(example)]
-                    if tasks is None
-                    else requests.values()
+                    [r for r in requests.values() if r.task.accepts(example)] if tasks is None else requests.values()
                 )
                 for request in chosen:
                     request.rows.append(request.task.read(example))
@@ -196,9 +188,7 @@ class MultiTaskPipeline(Pipeline):
 
     def _run(self, batch: Batch, requests: Mapping[str, Request]) -> None:
         given = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids}
-        mask, index, given = self._ensure_tensor_on_device(
-            [batch.attention_mask, batch.index, given], self.device
-        )
+        mask, index, given = self._ensure_tensor_on_device([batch.attention_mask, batch.index, given], self.device)
         states = self.model.encode(batch.names, mask, index, **given)
         mask = mask.to(states[-1].device)
         for name, reading in batch.readings.items():
@@ -206,9 +196,7 @@ class MultiTaskPipeline(Pipeline):
             if len(reading.rows) < len(mask):
                 chosen = torch.tensor(reading.rows, device=mask.device)
                 seen, real = tuple(state[chosen] for state in states), mask[chosen]
-            requests[name].keep(
-                self.model.head(name, seen, real).logits.float().cpu().numpy(), reading.places
-            )
+            requests[name].keep(self.model.head(name, seen, real).logits.float().cpu().numpy(), reading.places)
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: Window
@@ -246,9 +234,7 @@ def _examples(inputs: Any) -> Iterable[Any] | None:
     """The examples in the inputs; None where they are one example."""
     if isinstance(inputs, Iterable):
         return None if isinstance(inputs, (str, bytes, Mapping)) else inputs
-    if isinstance(
-        inputs, torch.utils.data.Dataset
-    ):  # indexed, but it need not be iterable: a KeyDataset is not
+    if isinstance(inputs, torch.utils.data.Dataset):  # indexed, but it need not be iterable: a KeyDataset is not
         return (inputs[i] for i in range(len(inputs)))  # type: ignore[arg-type]
     return None
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .backbone import prepare_tokenizer
 from .data import EncodedDataset, MultiTaskCollator, MultiTaskDataset, encode_dataset, named_rows
 from .metrics import flatten_scores, mean_score
 from .mixing import MultiTaskBatchSampler
+from .model_card import render_card, write_card
 from .modeling import MultiTaskModel
 from .training_args import MultiTaskTrainingArguments
 
@@ -42,6 +44,10 @@ class MultiTaskTrainer(Trainer):
         ValueError: data for a task that the model does not have, or data that the task cannot use.
     """
 
+    args: MultiTaskTrainingArguments
+    train_dataset: Any
+    eval_dataset: Any
+
     def __init__(
         self,
         model: MultiTaskModel,
@@ -57,6 +63,7 @@ class MultiTaskTrainer(Trainer):
         model.tokenizer = prepare_tokenizer(tokenizer, model.config.text_config)
         self._tasks = dict(model.tasks)
         self._ids = {name: i for i, name in enumerate(model.tasks)}
+        self._last_scores: tuple[str, Scores] | None = None
         self._task_losses = torch.zeros(len(self._tasks), 2, dtype=torch.float64)
         with args.main_process_first(desc="encoding"):
             train = self._encode(train_dataset, tokenizer, "train") if train_dataset is not None else None
@@ -85,7 +92,9 @@ class MultiTaskTrainer(Trainer):
             raise ValueError(f"The {split} data is an empty dict: give at least one task's.")
         for name in data:
             if name not in self._tasks:
-                raise ValueError(f"The {split} data has {name!r}, which is none of the model's tasks {list(self._tasks)}.")
+                raise ValueError(
+                    f"The {split} data has {name!r}, which is none of the model's tasks {list(self._tasks)}."
+                )
         return {
             name: encode_dataset(self._tasks[name], self._ids[name], rows, tokenizer, split)
             for name, rows in data.items()
@@ -94,7 +103,7 @@ class MultiTaskTrainer(Trainer):
     # ------------------------------------------------------------------ training
 
     def _get_train_sampler(self, train_dataset: Any = None) -> MultiTaskBatchSampler:
-        dataset: MultiTaskDataset = train_dataset or self.train_dataset
+        dataset: Any = train_dataset or self.train_dataset
         args = self.args
         self._sampler = MultiTaskBatchSampler(
             {name: len(part) for name, part in dataset.parts.items()},
@@ -155,7 +164,8 @@ class MultiTaskTrainer(Trainer):
         """
         self._memory_tracker.start()
         start = time.time()
-        _, metrics, rows = self._answer(eval_dataset, metric_key_prefix)
+        _, scores, metrics, rows = self._answer(eval_dataset, metric_key_prefix)
+        self._last_scores = (metric_key_prefix, scores)
         batches = math.ceil(rows / (self.args.eval_batch_size * self.args.world_size))
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=rows, num_steps=batches))
         self.log(metrics)
@@ -177,10 +187,12 @@ class MultiTaskTrainer(Trainer):
             `predictions`: task -> a prediction a row (as `Task.decode` gives); `label_ids`: task -> gold answers, for
             the labelled ones; `metrics`, for the labelled ones.
         """
-        predictions, metrics, _ = self._answer(test_dataset, metric_key_prefix)
-        gold = {name: given for name, (_, given) in predictions.items() if given is not None}
+        predictions, _, metrics, _ = self._answer(test_dataset, metric_key_prefix)
+        gold: Any = {name: given for name, (_, given) in predictions.items() if given is not None}
         return PredictionOutput(
-            predictions={name: found for name, (found, _) in predictions.items()}, label_ids=gold, metrics=metrics
+            predictions={name: found for name, (found, _) in predictions.items()},
+            label_ids=gold,
+            metrics=metrics,
         )
 
     def baseline_scores(self, dataset: Any = None) -> Scores:
@@ -194,7 +206,11 @@ class MultiTaskTrainer(Trainer):
         return scores
 
     def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -202,6 +218,34 @@ class MultiTaskTrainer(Trainer):
         (logits,) = outputs.logits.values()
         loss = None if outputs.loss is None else next(iter(outputs.task_losses.values())).detach()
         return loss, None if prediction_loss_only else logits.detach().float(), None
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes the model card into `output_dir`, with the scores of the last `evaluate` where none are known yet.
+
+        Args:
+            language: ISO 639 code.
+            license: the model's licence, in the Hub's words.
+            tags: more tags.
+            model_name: not used: the card's title is the repository's name.
+            **kwargs: not used: the rest of what `transformers.Trainer` takes is read off the model.
+        """
+        if not self.is_world_process_zero():
+            return
+        config = self.accelerator.unwrap_model(self.model).config
+        known = {"language": language, "license": license, "tags": [tags] if isinstance(tags, str) else tags}
+        data = (config.card_data or {}) | {k: v for k, v in known.items() if v}
+        if "results" not in data and self._last_scores is not None:
+            data["split"], data["results"] = self._last_scores
+        folder = str(self.args.output_dir)
+        model_id = self.hub_model_id or self.args.hub_model_id or Path(folder).name
+        write_card(folder, render_card(config, model_id=model_id, **data))
 
     def _evaluated(self, data: Any, split: str) -> dict[str, EncodedDataset]:
         if data is not None:
@@ -211,8 +255,9 @@ class MultiTaskTrainer(Trainer):
             raise ValueError("There is nothing to evaluate on: give eval_dataset, to the trainer or to evaluate().")
         return self.eval_dataset
 
-    def _answer(self, data: Any, prefix: str) -> tuple[dict[str, tuple[list[Any], Any]], dict[str, float], int]:
-        """All tasks' predictions and gold answers, the metrics, and the number of features."""
+    def _answer(self, data: Any, prefix: str) -> tuple[dict[str, tuple[list[Any], Any]], Scores, dict[str, float], int]:
+        """All tasks' predictions and gold answers, their scores, these as flat metrics, and the number of features."""
+        in_order: Any = self._get_eval_sampler
         found: dict[str, tuple[list[Any], Any]] = {}
         scores: Scores = {}
         losses: dict[str, float] = {}
@@ -220,7 +265,7 @@ class MultiTaskTrainer(Trainer):
         for name, part in self._evaluated(data, prefix).items():
             ordered, order = part.sorted_by_length()
             loop = self.evaluation_loop(
-                self._get_dataloader(ordered, f"Evaluating {name}", self.args.eval_batch_size, self._get_eval_sampler),
+                self._get_dataloader(ordered, f"Evaluating {name}", self.args.eval_batch_size, in_order),
                 description=f"Evaluating {name}",
                 prediction_loss_only=False,
                 metric_key_prefix=f"{prefix}_{name}",
@@ -230,13 +275,13 @@ class MultiTaskTrainer(Trainer):
             if part.labelled:
                 gold = part.task.references(_rows(part))
                 scores[name] = part.task.score(predictions, gold)
-                losses[f"{prefix}_{name}_loss"] = loop.metrics[f"{prefix}_{name}_loss"]
+                losses[f"{prefix}_{name}_loss"] = (loop.metrics or {})[f"{prefix}_{name}_loss"]
             found[name] = (predictions, gold)
             count += len(part)
         metrics = flatten_scores(scores, prefix) | losses
         if scores:
             metrics[f"{prefix}_mean_score"] = mean_score(scores, {n: self._tasks[n].main_metric for n in scores})
-        return found, metrics, count
+        return found, scores, metrics, count
 
 
 class _EpochOfSampler(TrainerCallback):
@@ -253,7 +298,7 @@ def _rows(part: EncodedDataset) -> list[dict[str, Any]]:
     return named_rows(part.rows[:], part.rows.features)
 
 
-def _decode(part: EncodedDataset, logits: np.ndarray, order: np.ndarray) -> list[Any]:
+def _decode(part: EncodedDataset, logits: Any, order: np.ndarray) -> list[Any]:
     """Predictions of the rows, from the logits of the features in another order."""
     features = list(part.features)
     back = np.argsort(order)

@@ -25,7 +25,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     temperature: float = field(
         default=2.0,
-        metadata={"help": "T of the mixture `temperature`: 1 is proportional to size, large is uniform. T5 found 2 best."},
+        metadata={
+            "help": "T of the mixture `temperature`: 1 is proportional to size, large is uniform. T5 found 2 best."
+        },
     )
     cap: int | None = field(
         default=65536, metadata={"help": "A task counts as no larger than this many rows in the mixture."}

@@ -74,7 +74,15 @@ if trainer.is_world_process_zero():
     size = 4 * 2 // 2
     flat = [(task, row) for step in micro_steps for task, rows in step for row in rows]
     draws = [sorted(flat[i : i + size]) for i in range(0, len(flat), size)]
-    torch.save({"weights": trainer.model.state_dict(), "rows": draws, "micro_steps": micro_steps, "metrics": metrics}, out)
+    torch.save(
+        {
+            "weights": trainer.model.state_dict(),
+            "rows": draws,
+            "micro_steps": micro_steps,
+            "metrics": metrics,
+        },
+        out,
+    )
 if dist.is_initialized():
     dist.barrier()
     sys.stdout.flush()

@@ -151,9 +151,7 @@ def test_the_hub_client_reads_back_the_results_that_were_written() -> None:
     again = ModelCard(str(card))
     assert again.data.eval_results == card.data.eval_results
     assert len(again.data.eval_results) == 5
-    assert metadata(card)["model-index"] == eval_results_to_model_index(
-        "three-tasks", again.data.eval_results
-    )
+    assert metadata(card)["model-index"] == eval_results_to_model_index("three-tasks", again.data.eval_results)
     assert str(again) == str(card)
 
 
@@ -201,9 +199,7 @@ def test_is_hub_id_takes_ids(name: str) -> None:
     assert is_hub_id(name)
 
 
-@pytest.mark.parametrize(
-    "name", [None, "", "./x", "/abs/x", "a/b/c", "a b/c", "a--b", "x.git", "-a", "a/", "a" * 97]
-)
+@pytest.mark.parametrize("name", [None, "", "./x", "/abs/x", "a/b/c", "a b/c", "a--b", "x.git", "-a", "a/", "a" * 97])
 def test_is_hub_id_refuses_what_the_hub_refuses(name: str | None) -> None:
     assert not is_hub_id(name)
 
@@ -396,13 +392,7 @@ def test_control_characters_and_half_surrogates_become_harmless(tmp_path: Path) 
     assert header["model-index"][0]["results"][0]["dataset"] == {
         "type": "a-b-c-d", "name": good, "split": good
     }  # fmt: skip
-    assert (
-        header["license"]
-        == header["language"]
-        == header["tags"][-1]
-        == header["model-index"][0]["name"]
-        == good
-    )
+    assert header["license"] == header["language"] == header["tags"][-1] == header["model-index"][0]["name"] == good
 
 
 def test_what_parsers_of_tables_do_not_agree_on_is_no_code() -> None:
@@ -415,9 +405,9 @@ def test_a_model_id_cannot_leave_its_string() -> None:
     page = Page.of(full_card(model_id=model))
     assert page.headings[0] == '"); import os # `'
     tree = ast.parse(page.code()[0])
-    assert [
-        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and "you" in str(node.value)
-    ] == [model]
+    assert [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and "you" in str(node.value)] == [
+        model
+    ]
 
 
 # ---------------------------------------------------------------------- what is refused
@@ -455,9 +445,7 @@ def test_write_card_writes_the_readme_of_a_folder_with_spaces_over_the_old_one(t
     assert str(ModelCard.load(folder / "README.md")) == str(card)
 
 
-CARDS = sorted(
-    path for path in (Path(__file__).parent.parent / "model_cards").glob("*.md") if path.name != "README.md"
-)
+CARDS = sorted(path for path in (Path(__file__).parent.parent / "model_cards").glob("*.md") if path.name != "README.md")
 
 
 def test_there_are_cards() -> None:

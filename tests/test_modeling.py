@@ -11,7 +11,14 @@ from peft import LoraConfig
 from tiny import ARCHITECTURES
 from transformers import AutoConfig, AutoModel
 
-from hf_mtl import MultiTaskConfig, MultiTaskModel, QuestionAnswering, Task, TextClassification, TokenClassification
+from hf_mtl import (
+    MultiTaskConfig,
+    MultiTaskModel,
+    QuestionAnswering,
+    Task,
+    TextClassification,
+    TokenClassification,
+)
 
 LORA = LoraConfig(r=2, target_modules="all-linear", lora_alpha=4)
 
@@ -34,7 +41,9 @@ def build(folder: str, adapters: Any = None, tasks: Any = None, **kwargs: Any) -
     return model
 
 
-def batch(model: MultiTaskModel, texts: tuple[str, ...] = ("I lost my card in Paris yesterday", "Hello")) -> dict[str, Any]:
+def batch(
+    model: MultiTaskModel, texts: tuple[str, ...] = ("I lost my card in Paris yesterday", "Hello")
+) -> dict[str, Any]:
     return dict(model.tokenizer(list(texts), padding=True, return_tensors="pt"))
 
 
@@ -45,13 +54,23 @@ def logits(model: MultiTaskModel, inputs: dict[str, Any], **kwargs: Any) -> dict
 
 @pytest.mark.parametrize("adapters", [None, LORA], ids=["shared", "adapters"])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_every_architecture_answers_trains_and_reloads(kind: str, adapters: Any, tiny_backbone: Any, tmp_path: Any) -> None:
+def test_every_architecture_answers_trains_and_reloads(
+    kind: str, adapters: Any, tiny_backbone: Any, tmp_path: Any
+) -> None:
     model = build(tiny_backbone(kind), adapters)
     inputs = batch(model)
     before = logits(model, inputs)
     seq = inputs["input_ids"].shape[1]
-    assert before["topic"].shape == (2, 3) and before["tags"].shape == (2, seq, 3) and before["answer"].shape == (2, seq, 2)
-    labels = {"topic": torch.tensor([0, 1]), "tags": torch.ones_like(inputs["input_ids"]), "answer": torch.tensor([[1, 1], [0, 0]])}
+    assert (
+        before["topic"].shape == (2, 3)
+        and before["tags"].shape == (2, seq, 3)
+        and before["answer"].shape == (2, seq, 2)
+    )
+    labels = {
+        "topic": torch.tensor([0, 1]),
+        "tags": torch.ones_like(inputs["input_ids"]),
+        "answer": torch.tensor([[1, 1], [0, 0]]),
+    }
     model(**inputs, labels=labels).loss.backward()
     learning = {n for n, p in model.named_parameters() if p.requires_grad}
     assert {n for n, p in model.named_parameters() if p.grad is not None} <= learning
@@ -222,7 +241,9 @@ def test_heads_read_the_layer_they_name(tiny_backbone: Any) -> None:
         states = model.encode(["deep"], **inputs)
         embedded = model.backbone(**inputs, output_hidden_states=True).hidden_states[0]
         assert torch.equal(states[0], embedded) and len(states) == 3
-        assert torch.equal(logits(model, inputs)["deep"], model.heads["deep"](embedded, inputs["attention_mask"]).logits)
+        assert torch.equal(
+            logits(model, inputs)["deep"], model.heads["deep"](embedded, inputs["attention_mask"]).logits
+        )
 
 
 def test_the_config_keeps_the_order_of_tasks_and_hides_remote_code(tiny_backbone: Any, tmp_path: Any) -> None:
@@ -230,10 +251,17 @@ def test_the_config_keeps_the_order_of_tasks_and_hides_remote_code(tiny_backbone
     model.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert [task["name"] for task in written["tasks"]] == ["topic", "tags", "answer"]
-    assert written["auto_map"]["AutoModel"] == "hf_mtl_remote.MultiTaskModel" and (tmp_path / "hf_mtl_remote.py").exists()
+    assert (
+        written["auto_map"]["AutoModel"] == "hf_mtl_remote.MultiTaskModel" and (tmp_path / "hf_mtl_remote.py").exists()
+    )
     config = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(config, MultiTaskConfig) and getattr(config, "custom_pipelines", None) is None
-    assert written["adapters"] == {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": "all-linear"}
+    assert written["adapters"] == {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": "all-linear",
+    }
 
 
 def test_the_table_of_parameters_adds_up(tiny_backbone: Any, capsys: Any) -> None:
@@ -285,7 +313,10 @@ def test_unusable_task_names_are_refused(name: Any) -> None:
 
 
 def test_repeated_task_names_are_refused(tiny_backbone: Any) -> None:
-    tasks = [TextClassification(name="a", labels=("x", "y")), TokenClassification(name="a", labels=("x", "y"))]
+    tasks = [
+        TextClassification(name="a", labels=("x", "y")),
+        TokenClassification(name="a", labels=("x", "y")),
+    ]
     with pytest.raises(ValueError, match=r"repeated: \['a'\]"):
         MultiTaskModel.from_backbone(tiny_backbone(), tasks)
 

@@ -131,9 +131,7 @@ def test_a_list_may_mix_texts_and_dicts(pipe: Any) -> None:
     assert_same(pipe(mixed), [pipe(example) for example in mixed])
 
 
-@pytest.mark.parametrize(
-    "many", [list, tuple, lambda texts: datasets.Dataset.from_dict({"text": texts})["text"]]
-)
+@pytest.mark.parametrize("many", [list, tuple, lambda texts: datasets.Dataset.from_dict({"text": texts})["text"]])
 def test_sequences_give_lists(many: Any, pipe: Any) -> None:
     answers = pipe(many(TEXTS))
     assert isinstance(answers, list)

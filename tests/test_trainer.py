@@ -38,7 +38,9 @@ def data(rows: Any) -> dict[str, datasets.Dataset]:
 def make(tiny_backbone: Any, data: Any, tmp_path: Path) -> Any:
     """A trainer over three tiny tasks."""
 
-    def trainer(adapters: Any = LORA, kind: str = "bert", evaluate: Any = None, callbacks: Any = None, **kwargs: Any) -> Any:
+    def trainer(
+        adapters: Any = LORA, kind: str = "bert", evaluate: Any = None, callbacks: Any = None, **kwargs: Any
+    ) -> Any:
         tasks = [
             KINDS[name].from_dataset(name, data[name], **({"max_length": 96, "stride": 16} if name == "answer" else {}))
             for name in data
@@ -146,7 +148,13 @@ def test_tensorboard_gets_each_tasks_loss(make: Any, tmp_path: Path, monkeypatch
 
 def test_evaluate_names_every_metric_and_their_mean(make: Any) -> None:
     metrics = make().evaluate()
-    wanted = {"eval_intent_accuracy", "eval_intent_loss", "eval_pos_accuracy", "eval_answer_f1", "eval_answer_exact_match"}
+    wanted = {
+        "eval_intent_accuracy",
+        "eval_intent_loss",
+        "eval_pos_accuracy",
+        "eval_answer_f1",
+        "eval_answer_exact_match",
+    }
     assert wanted <= set(metrics)
     mains = [metrics["eval_intent_accuracy"], metrics["eval_pos_accuracy"], metrics["eval_answer_f1"]]
     assert metrics["eval_mean_score"] == pytest.approx(sum(mains) / 3)
@@ -159,7 +167,12 @@ def test_scores_do_not_depend_on_the_batch_size(make: Any) -> None:
 
 def test_the_best_checkpoint_by_mean_score_is_loaded_at_the_end(make: Any) -> None:
     trainer = make(
-        max_steps=6, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, load_best_model_at_end=True
+        max_steps=6,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
     )
     trainer.train()
     scores = [entry["eval_mean_score"] for entry in trainer.state.log_history if "eval_mean_score" in entry]
@@ -233,10 +246,23 @@ def test_the_baseline_is_the_commonest_training_answer(make: Any, data: Any) -> 
         ({"train_dataset": []}, "must be a dict task -> data set"),
         ({"train_dataset": {"intent": [{"text": "x"}]}}, "no column 'label'"),
         ({"train_dataset": {"intent": datasets.Dataset.from_list([])}}, "the data set has no rows"),
-        ({"eval_dataset": {"intent": [{"text": "x", "label": "new"}]}}, "'eval', row 0.*label 'new' is none of its"),
+        (
+            {"eval_dataset": {"intent": [{"text": "x", "label": "new"}]}},
+            "'eval', row 0.*label 'new' is none of its",
+        ),
         ({"eval_dataset": {"pos": [{"tokens": ["a", "b"], "tags": ["X"]}]}}, "row 0.*has 2 entries.*has 1"),
         (
-            {"eval_dataset": {"answer": [{"question": "Who?", "context": "Ann.", "answers": {"text": ["Bob"], "answer_start": [0]}}]}},
+            {
+                "eval_dataset": {
+                    "answer": [
+                        {
+                            "question": "Who?",
+                            "context": "Ann.",
+                            "answers": {"text": ["Bob"], "answer_start": [0]},
+                        }
+                    ]
+                }
+            },
             "row 0.*Bob",
         ),
     ],

@@ -10,18 +10,28 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 RECIPE_DATA = Path(__file__).parent.parent / "recipes" / "data"
 
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-_DECODER = _SMALL | {"num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 128}
+_POSITIONS = {"max_position_embeddings": 128}
+_AFTER_PADDING = {"max_position_embeddings": 130, "pad_token_id": 1}
+_DECODER = _SMALL | {"num_key_value_heads": 1, "head_dim": 16} | _POSITIONS
 
 # kind -> (family of tokenizer, config)
 ARCHITECTURES: dict[str, tuple[str, dict]] = {
-    "bert": ("wordpiece", _SMALL | {"max_position_embeddings": 128}),
-    "electra": ("wordpiece", _SMALL | {"embedding_size": 16, "max_position_embeddings": 128}),
-    "distilbert": ("wordpiece", {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 128}),
-    "mpnet": ("wordpiece", _SMALL | {"max_position_embeddings": 130, "pad_token_id": 1}),
-    "roberta": ("bytes", _SMALL | {"max_position_embeddings": 130, "pad_token_id": 1}),
-    "xlm-roberta": ("unigram", _SMALL | {"max_position_embeddings": 130, "pad_token_id": 1}),
-    "deberta-v2": ("unigram", _SMALL | {"max_position_embeddings": 128, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
-    "modernbert": ("bytes", _SMALL | {"max_position_embeddings": 128, "global_attn_every_n_layers": 2, "local_attention": 16, "cls_token_id": 1, "sep_token_id": 2}),
+    "bert": ("wordpiece", _SMALL | _POSITIONS),
+    "electra": ("wordpiece", _SMALL | _POSITIONS | {"embedding_size": 16}),
+    "distilbert": ("wordpiece", _POSITIONS | {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}),
+    "mpnet": ("wordpiece", _SMALL | _AFTER_PADDING),
+    "roberta": ("bytes", _SMALL | _AFTER_PADDING),
+    "xlm-roberta": ("unigram", _SMALL | _AFTER_PADDING),
+    "deberta-v2": (
+        "unigram",
+        _SMALL | _POSITIONS | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    ),
+    "modernbert": (
+        "bytes",
+        _SMALL
+        | _POSITIONS
+        | {"global_attn_every_n_layers": 2, "local_attention": 16, "cls_token_id": 1, "sep_token_id": 2},
+    ),
     "gpt2": ("bytes-bare", {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128}),
     "llama": ("unigram-bare", _DECODER),
     "qwen2": ("bytes-bare", _DECODER),
@@ -81,7 +91,13 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=ids
         )
-        names |= {"bos_token": "<s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
+        names |= {
+            "bos_token": "<s>",
+            "cls_token": "<s>",
+            "sep_token": "</s>",
+            "pad_token": "<pad>",
+            "mask_token": "<mask>",
+        }
     inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if family == "wordpiece" else [])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **names)
 

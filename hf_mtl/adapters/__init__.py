@@ -1,5 +1,6 @@
 """Per-task adapters whose rows may stand in one batch. The only package that imports peft."""
 
+from .counts import parameter_counts, parameter_table
 from .inject import (
     adapter_fields,
     adapter_from_dict,
@@ -24,6 +25,8 @@ __all__ = [
     "current_route",
     "delete_adapter",
     "inject_adapters",
+    "parameter_counts",
+    "parameter_table",
     "replaying",
     "reset_missing",
     "use_route",

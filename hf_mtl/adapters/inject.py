@@ -45,9 +45,7 @@ def adapter_to_dict(config: PeftConfig | None) -> dict[str, Any] | None:
     if config is None:
         return None
     if not isinstance(config, LoraConfig):
-        raise ValueError(
-            f"adapters must be a peft LoraConfig, or None for no adapters, got {type(config).__name__}."
-        )
+        raise ValueError(f"adapters must be a peft LoraConfig, or None for no adapters, got {type(config).__name__}.")
     if config.init_lora_weights not in _INITS:
         raise ValueError(
             f"init_lora_weights={config.init_lora_weights!r} changes the backbone's own weights, which all tasks "
@@ -55,7 +53,9 @@ def adapter_to_dict(config: PeftConfig | None) -> dict[str, Any] | None:
         )
     for field in ("modules_to_save", "trainable_token_indices", "layer_replication", "target_parameters"):
         if getattr(config, field):
-            raise ValueError(f"{field}={getattr(config, field)!r} cannot be kept per task: leave it out of the adapters.")
+            raise ValueError(
+                f"{field}={getattr(config, field)!r} cannot be kept per task: leave it out of the adapters."
+            )
     default = LoraConfig().to_dict()
     values = {k: _plain(v) for k, v in config.to_dict().items()}
     kept = {k: v for k, v in values.items() if k in ("peft_type", "r", "lora_alpha") or v != _plain(default[k])}
@@ -88,7 +88,8 @@ def inject_adapters(backbone: nn.Module, config: LoraConfig, names: Sequence[str
     """
     for name in names:
         own = copy.deepcopy(config)
-        own._register_custom_module({nn.Linear: _linear, Conv1D: _conv1d})
+        factories: Any = {nn.Linear: _linear, Conv1D: _conv1d}
+        own._register_custom_module(factories)
         with warnings.catch_warnings():
             # peft warns of a second adapter in one model, which is what is wanted here.
             warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
@@ -123,7 +124,7 @@ def _keep(layer: RoutedLinear, name: str) -> None:
     answers before it has learned anything.
     """
     for module in (layer.lora_A[name], layer.lora_B[name]):
-        module._is_hf_initialized = True
+        module.__dict__["_is_hf_initialized"] = True
 
 
 def adapter_layers(backbone: nn.Module) -> Iterator[RoutedLinear]:
@@ -147,7 +148,8 @@ def delete_adapter(backbone: nn.Module, name: str) -> None:
     """Takes one task's adapter out of every layer."""
     for layer in adapter_layers(backbone):
         layer.delete_adapter(name)
-    backbone.peft_config.pop(name, None)
+    known: Any = backbone.peft_config
+    known.pop(name, None)
 
 
 def reset_missing(backbone: nn.Module) -> None:

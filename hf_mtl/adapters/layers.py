@@ -1,6 +1,6 @@
 """The low-rank layer that sends each row through its own task's weights: y = W x + s B(t) A(t) x."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import Linear
@@ -37,22 +37,25 @@ class RoutedLinear(Linear):
         """All rows through one adapter; `result` is what the base layer gave for them."""
         if name not in self.lora_A:
             return result
-        x = self._cast_input_dtype(x, self.lora_A[name].weight.dtype)
+        x = self._cast_input_dtype(x, self._down(name).dtype)
         if name in self.lora_variant:
             return self.lora_variant[name].forward(self, active_adapter=name, x=x, result=result)
         low = self.lora_A[name](self.lora_dropout[name](x))
         return result + self.lora_B[name](low) * self.scaling[name]
 
+    def _down(self, name: str) -> torch.Tensor:
+        return cast(torch.Tensor, self.lora_A[name].weight)
+
     def _alike(self, names: tuple[str, ...]) -> bool:
         """Whether the adapters can be stacked: all here, of one shape and dropout, plain LoRA without a bias."""
         if any(name not in self.lora_A or name in self.lora_variant or self.lora_bias[name] for name in names):
             return False
-        shapes = {self.lora_A[name].weight.shape for name in names}
+        shapes = {self._down(name).shape for name in names}
         dropouts = {getattr(self.lora_dropout[name], "p", 0.0) for name in names}
         return len(shapes) == 1 and len(dropouts) == 1
 
     def _gathered(self, route: Route, x: torch.Tensor) -> torch.Tensor:
-        down = torch.stack([self.lora_A[name].weight for name in route.names])
+        down = torch.stack([self._down(name) for name in route.names])
         up = torch.stack([self.lora_B[name].weight * self.scaling[name] for name in route.names])
         x = self.lora_dropout[route.names[0]](self._cast_input_dtype(x, down.dtype))
         index = route.index_of(x.shape[0])

@@ -70,9 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
     train.add_argument("--backbone", metavar="NAME", help="another backbone than the recipe's")
 
-    evaluate = _command(
-        parsers, "evaluate", commands.evaluate, "score a model on a recipe's data", _OVERRIDES
-    )
+    evaluate = _command(parsers, "evaluate", commands.evaluate, "score a model on a recipe's data", _OVERRIDES)
     evaluate.add_argument("model", metavar="DIR", help="folder or Hub id of a trained model")
     evaluate.add_argument("recipe", metavar="RECIPE.yaml")
     evaluate.add_argument("--split", default="test", help="train, validation or test (the default)")

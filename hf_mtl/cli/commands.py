@@ -79,17 +79,25 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
 
 def _load(name: str) -> "MultiTaskModel":
     """A trained model by its folder or Hub id."""
+    from safetensors import SafetensorError
+
+    from ..bundled import locate_backbone
     from ..modeling import MultiTaskModel
 
-    folder, config = Path(name), Path(name, "config.json")
-    if folder.is_dir():
+    config = Path(name, "config.json")
+    if Path(name).is_dir():
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
         if kind != MultiTaskModel.config_class.model_type:
             what = f"its config.json is of a {kind!r} model" if config.is_file() else "it has no config.json"
             raise ValueError(f"{name!r} is no folder that `hf-mtl train --output_dir` wrote: {what}.")
-    elif folder.exists() or len(folder.parts) > 2 or folder.is_absolute() or name.startswith("."):
-        raise ValueError(f"Model {name!r}: no such folder.")
-    return MultiTaskModel.from_pretrained(name)
+    try:
+        return MultiTaskModel.from_pretrained(locate_backbone(name))
+    except OSError as error:  # a trained model is located as a backbone is
+        raise OSError(str(error).replace("Backbone", "Model", 1)) from error
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"Model {name!r}: its weights are cut short, or not of the shapes that config.json says ({error})"
+        ) from error
 
 
 def _print_report(report: "Report") -> None:

@@ -56,17 +56,14 @@ class MixturePlan:
         if seed < 0:
             raise ValueError(f"seed={seed} must be 0 or above.")
         if epochs is not None and not (epochs > 0 and math.isfinite(epochs)):
-            raise ValueError(
-                f"epochs={epochs} must be above 0, or None where nobody knows how long the training is."
-            )
+            raise ValueError(f"epochs={epochs} must be above 0, or None where nobody knows how long the training is.")
         self.tasks = sorted(sizes)
         self.seed = seed
         self.epochs = epochs
         self._draws = sum(capped_sizes(sizes, cap).values()) / rows_per_draw
         points = [0.0] if epochs is None else [step / _GRID for step in range(_GRID + 1)]
         rows = [
-            mixing_probabilities(strategy, sizes, temperature=temperature, cap=cap, progress=point)
-            for point in points
+            mixing_probabilities(strategy, sizes, temperature=temperature, cap=cap, progress=point) for point in points
         ]
         table = np.array([[row[task] for task in self.tasks] for row in rows])  # [points, tasks]
         self._table = table[:1] if (table == table[0]).all() else table

@@ -57,9 +57,7 @@ def mixing_probabilities(
     if not temperature >= 1:
         raise ValueError(f"temperature={temperature} must be at least 1: 1 is proportional, 2 a good start.")
     if not 0 <= progress <= 1:
-        raise ValueError(
-            f"progress={progress} must lie in [0, 1]: it is the part of the training that is done."
-        )
+        raise ValueError(f"progress={progress} must lie in [0, 1]: it is the part of the training that is done.")
     capped = capped_sizes(sizes, cap)
     weights: Mapping[str, float]
     if not isinstance(strategy, str):
@@ -85,23 +83,15 @@ def capped_sizes(sizes: Mapping[str, int], cap: int | None) -> dict[str, int]:
 
 def _normalised(weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
     if missing := [task for task in sizes if task not in weights]:
-        raise ValueError(
-            f"The mixing rule gives no weight for {missing}: return one for each task, 0 to drop it."
-        )
+        raise ValueError(f"The mixing rule gives no weight for {missing}: return one for each task, 0 to drop it.")
     if unknown := [task for task in weights if task not in sizes]:
-        raise ValueError(
-            f"The mixing rule gives a weight to {unknown}, which are not tasks. Known: {list(sizes)}."
-        )
+        raise ValueError(f"The mixing rule gives a weight to {unknown}, which are not tasks. Known: {list(sizes)}.")
     for task, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(
-                f"The mixing rule gives {task!r} the weight {weight}: give a finite one of at least 0."
-            )
+            raise ValueError(f"The mixing rule gives {task!r} the weight {weight}: give a finite one of at least 0.")
     total = math.fsum(weights.values())
     if total == 0:
-        raise ValueError(
-            f"The mixing rule gives all of {list(sizes)} the weight 0: at least one must be above 0."
-        )
+        raise ValueError(f"The mixing rule gives all of {list(sizes)} the weight 0: at least one must be above 0.")
     return {task: weights[task] / total for task in sizes}
 
 

@@ -79,9 +79,7 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
             if task not in sizes:
                 close = difflib.get_close_matches(task, sizes, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise ValueError(
-                    f"lengths are given for {task!r}, which is not a task. Known: {list(sizes)}.{hint}"
-                )
+                raise ValueError(f"lengths are given for {task!r}, which is not a task. Known: {list(sizes)}.{hint}")
         self.batch_size = batch_size
         self.world_size = world_size
         self.rank = rank
@@ -99,9 +97,7 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
             epochs=epochs,
         )
         self.sizes = dict(sizes)
-        self.streams = [
-            TaskStream(sizes[task], seed, task, rows, lengths.get(task)) for task in self.plan.tasks
-        ]
+        self.streams = [TaskStream(sizes[task], seed, task, rows, lengths.get(task)) for task in self.plan.tasks]
         offsets = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
         self._offsets = [offsets[task] for task in self.plan.tasks]
 

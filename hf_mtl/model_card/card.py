@@ -79,9 +79,7 @@ def render_card(
     title = _title(model_id, config.backbone_name)
     header = _header(config, title, eval_results(tasks, scores, data, one_line(split)), data)
     header.license = license and one_line(license)
-    header.language = (
-        [one_line(x) for x in language] if isinstance(language, list) else language and one_line(language)
-    )
+    header.language = [one_line(x) for x in language] if isinstance(language, list) else language and one_line(language)
     header.tags = distinct([*(header.tags or []), *map(one_line, [tags] if isinstance(tags, str) else tags)])
     body = _render(
         title=text(title),
@@ -112,9 +110,7 @@ def write_card(folder: str | os.PathLike[str], card: ModelCard) -> Path:
 def _check_tasks(what: str, given: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
     for name in given:
         if name not in tasks:
-            raise ValueError(
-                f"{what} names a task {name!r} that the config lacks. {nearest(str(name), tasks)}"
-            )
+            raise ValueError(f"{what} names a task {name!r} that the config lacks. {nearest(str(name), tasks)}")
 
 
 def _checked(
@@ -140,9 +136,7 @@ def _title(model_id: str | None, backbone: str | None) -> str:
     return f"Multi-task {one_line(PurePath(backbone).name)}" if backbone else "Multi-task model"
 
 
-def _header(
-    config: MultiTaskConfig, title: str, index: list[Any], data: Mapping[str, DataSet]
-) -> ModelCardData:
+def _header(config: MultiTaskConfig, title: str, index: list[Any], data: Mapping[str, DataSet]) -> ModelCardData:
     types = distinct(task.type for task in config.get_tasks().values())
     return ModelCardData(
         library_name="transformers",
@@ -213,15 +207,11 @@ def _labels(task: Task) -> str:
     if not labels:
         return ""
     shown = [one_line(label) for label in labels[:LABELS_SHOWN]]
-    shown = [
-        code(label[: LONGEST_LABEL - 3] + "..." if len(label) > LONGEST_LABEL else label) for label in shown
-    ]
+    shown = [code(label[: LONGEST_LABEL - 3] + "..." if len(label) > LONGEST_LABEL else label) for label in shown]
     return f"{len(labels)}: " + ", ".join(shown + ["..."] * (len(labels) > LABELS_SHOWN))
 
 
-def _task_table(
-    tasks: Mapping[str, Task], scores: TaskScores, chance: TaskScores, data: Mapping[str, DataSet]
-) -> str:
+def _task_table(tasks: Mapping[str, Task], scores: TaskScores, chance: TaskScores, data: Mapping[str, DataSet]) -> str:
     main = {name: next(iter(scores.get(name) or chance.get(name) or [""])) for name in tasks}
     columns = {
         "Task": [code(name) for name in tasks],

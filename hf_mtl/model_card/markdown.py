@@ -45,9 +45,7 @@ def link(label: Any, url: str) -> str:
 def fenced(block: str, language: str) -> str:
     """Lines as a code block that nothing in them can end."""
     fence = "`" * max(3, _longest_run(block) + 1)
-    lines = (
-        block.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace").decode("utf-8").strip("\n")
-    )
+    lines = block.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace").decode("utf-8").strip("\n")
     return f"{fence}{language}\n{lines}\n{fence}"
 
 

@@ -142,9 +142,7 @@ class TaskData:
         try:
             if self.splits:
                 return {
-                    split: datasets.load_dataset(
-                        self.path, self.name, split=self.splits[split], revision=self.revision
-                    )
+                    split: datasets.load_dataset(self.path, self.name, split=self.splits[split], revision=self.revision)
                     for split in splits
                     if split in self.splits
                 }

@@ -1,9 +1,9 @@
 """YAML text -> plain values, with the line of what is wrong, and values set from outside."""
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -19,21 +19,23 @@ class _Loader(yaml.SafeLoader):
     key that stands twice it would silently take the last: a task would be lost.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    problem = (
-                        f"the key {key.value!r} stands here again; keys, and names of tasks, must differ"
-                    )
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                    problem = f"the key {key.value!r} stands here again; keys, and so task names, must differ"
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what any of the two versions would read as something else."""
+
+
+_Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+", "-+0123456789"),
@@ -42,7 +44,8 @@ for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], str]:
@@ -79,7 +82,8 @@ def parse_value(text: str, name: str) -> Any:
 
 def dump_document(values: Mapping[str, Any], comment: str) -> str:
     """The values as YAML under a line of comment."""
-    return f"# {comment}\n" + yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return f"# {comment}\n{text}"
 
 
 def set_value(values: dict[str, Any], path: str, value: Any) -> None:
@@ -110,6 +114,4 @@ def _load(text: str, name: str) -> Any:
         raise ValueError(f"{name}{where}: {error.problem or error.context}.") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ValueError(
-            f"{name}, line {line}: the character {error.character!r:.20} cannot stand in YAML."
-        ) from error
+        raise ValueError(f"{name}, line {line}: the character {error.character!r:.20} cannot stand in YAML.") from error

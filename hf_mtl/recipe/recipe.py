@@ -88,9 +88,7 @@ class Recipe:
             ValueError: values that do not go together, or an output_dir that is a file.
         """
         if Path(output_dir).exists() and not Path(output_dir).is_dir():
-            raise ValueError(
-                f"output_dir={str(output_dir)!r} is a file: give a folder, which need not exist yet."
-            )
+            raise ValueError(f"output_dir={str(output_dir)!r} is a file: give a folder, which need not exist yet.")
         values = {**self.training}
         if values.get("load_best_model_at_end"):  # its checkpoints and scores must come at the same time
             when = values.get("eval_strategy") or values.get("save_strategy") or "epoch"
@@ -123,9 +121,7 @@ class Recipe:
         """
         for name in self.tasks:
             if "train" not in datasets.get(name, {}):
-                raise ValueError(
-                    f"Task {name!r} has no training data. Give it under tasks.{name}.data.train."
-                )
+                raise ValueError(f"Task {name!r} has no training data. Give it under tasks.{name}.data.train.")
         return [task.learn(datasets[name]["train"]) for name, task in self.tasks.items()]
 
     def build_model(self, tasks: Iterable[Task]) -> MultiTaskModel:
@@ -136,8 +132,6 @@ class Recipe:
         """Trains, scores and saves a model; see `runs.train`."""
         return train(self, output_dir, resume=resume)
 
-    def evaluate(
-        self, model: MultiTaskModel, split: str = "test", *, batch_size: int | None = None
-    ) -> Report:
+    def evaluate(self, model: MultiTaskModel, split: str = "test", *, batch_size: int | None = None) -> Report:
         """Scores a model on the recipe's data; see `runs.evaluate`."""
         return evaluate(self, model, split, batch_size=batch_size)

@@ -11,7 +11,7 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import encode_dataset, named_rows
-from ..model_card import render_card, write_card
+from ..model_card import write_card
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from ..tasks.base import nearest
@@ -97,12 +97,9 @@ def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool 
         model, args, train_dataset=_split(data, "train"), eval_dataset=_split(data, "validation") or None
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    reports = {
-        split: _report(trainer, model.tasks, split, data) for split in SPLITS[1:] if _split(data, split)
-    }
+    reports = {split: _report(trainer, model.tasks, split, data) for split in SPLITS[1:] if _split(data, split)}
     for report in reports.values():
         trainer.log(dict(report.metrics))
-    trainer.save_model()
     trained = Trained(
         model=model,
         trainer=trainer,
@@ -110,14 +107,11 @@ def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool 
         output_dir=Path(output_dir),
         is_main=trainer.is_world_process_zero(),
     )
-    if trained.is_main:
-        _save_card(recipe, trained, data)
+    _save(recipe, trained, data)
     return trained
 
 
-def evaluate(
-    recipe: "Recipe", model: MultiTaskModel, split: str = "test", *, batch_size: int | None = None
-) -> Report:
+def evaluate(recipe: "Recipe", model: MultiTaskModel, split: str = "test", *, batch_size: int | None = None) -> Report:
     """Scores a model on a split of the recipe's data. Labels and columns are those of the model's own tasks.
 
     Args:
@@ -132,9 +126,7 @@ def evaluate(
     for name, task in recipe.tasks.items():
         kind = model.task(name).type
         if kind != task.type:
-            raise ValueError(
-                f"Task {name!r} is of type {task.type!r} in the recipe, and {kind!r} in the model."
-            )
+            raise ValueError(f"Task {name!r} is of type {task.type!r} in the recipe, and {kind!r} in the model.")
     data = _evaluation_data(recipe, split)
     values = {key: value for key, value in recipe.training.items() if key in _EVALUATION}
     if batch_size is not None:
@@ -186,9 +178,7 @@ def _report(trainer: MultiTaskTrainer, tasks: Mapping[str, Task], split: str, da
     gold: Any = output.label_ids
     found: Any = output.predictions
     if not gold:
-        raise ValueError(
-            f"Split {split!r} of the tasks {list(rows)} has no labels: there is nothing to score."
-        )
+        raise ValueError(f"Split {split!r} of the tasks {list(rows)} has no labels: there is nothing to score.")
     return Report(
         split=split,
         scores={name: tasks[name].score(found[name], gold[name]) for name in gold},
@@ -206,24 +196,22 @@ def _baseline(task: Task, train: Any, rows: Any, gold: list[Any]) -> dict[str, f
     return task.score(task.baseline(commonest, named_rows(rows[:], rows.features)), gold)
 
 
-def _save_card(recipe: "Recipe", trained: Trained, data: Data) -> None:
-    """The card, and the recipe, beside the model."""
-    last = (
-        list(trained.reports.values())[-1] if trained.reports else None
-    )  # the test split's where there is one
+def _save(recipe: "Recipe", trained: Trained, data: Data) -> None:
+    """The card, the recipe, and last the model, by the trainer, which then pushes to the Hub where asked."""
     config: Any = trained.model.config
-    card = render_card(
-        config,
-        results=last.scores if last else None,
-        baselines=last.baselines if last else None,
-        split=last.split if last else SPLITS[-1],
-        datasets={name: _described(recipe.data[name].label(), parts) for name, parts in data.items()},
-        recipe=recipe.text,
-    )
-    write_card(trained.output_dir, card)
-    copy = trained.output_dir / "recipe.yaml"
-    if recipe.source is None or not (copy.exists() and copy.samefile(recipe.source)):
-        copy.write_text(recipe.text, encoding="utf-8")
+    config.card_data = {
+        "recipe": recipe.text,
+        "datasets": {name: _described(recipe.data[name].label(), parts) for name, parts in data.items()},
+    }
+    if trained.reports:
+        last = list(trained.reports.values())[-1]  # the test split's where there is one
+        config.card_data |= {"split": last.split, "results": last.scores, "baselines": last.baselines}
+    if trained.is_main:
+        write_card(trained.output_dir, trained.model.card())
+        copy = trained.output_dir / "recipe.yaml"
+        if recipe.source is None or not (copy.exists() and copy.samefile(recipe.source)):
+            copy.write_text(recipe.text, encoding="utf-8")
+    trained.trainer.save_model()
 
 
 def _described(label: str | dict[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,9 +32,7 @@ def read_backbone(value: Any, folder: Path) -> str:
 def read_tasks(values: Mapping[str, Any]) -> dict[str, tuple[Task, Any]]:
     given = mapping(values.get("tasks"), "tasks")
     if not given:
-        raise ValueError(
-            "tasks is empty: name at least one, as in `tasks: {intent: {type: ..., data: ...}}`."
-        )
+        raise ValueError("tasks is empty: name at least one, as in `tasks: {intent: {type: ..., data: ...}}`.")
     return {name: _task(name, entry) for name, entry in given.items()}
 
 
@@ -59,9 +57,7 @@ def read_adapters(value: Any) -> Any:
     given = mapping(value, "adapters")
     kind = given.pop("type", None)
     if kind not in ADAPTERS:
-        raise ValueError(
-            f"adapters.type={kind!r} is not known. {nearest(str(kind), ADAPTERS)} null: no adapters."
-        )
+        raise ValueError(f"adapters.type={kind!r} is not known. {nearest(str(kind), ADAPTERS)} null: no adapters.")
     known = adapter_fields()
     check_keys(given, known, "adapters")
     adapters = adapter_from_dict({key: fit(v, known[key], f"adapters.{key}") for key, v in given.items()})
@@ -78,9 +74,7 @@ def read_mixing(value: Any) -> dict[str, Any]:
     hints = get_type_hints(MultiTaskTrainingArguments)
     values = {MIXING[key]: fit(v, hints[MIXING[key]], f"mixing.{key}") for key, v in given.items()}
     if values.get("temperature", 1) < 1:
-        raise ValueError(
-            f"mixing.temperature={values['temperature']} must be 1 (proportional to size) or more."
-        )
+        raise ValueError(f"mixing.temperature={values['temperature']} must be 1 (proportional to size) or more.")
     if (values.get("cap") or 1) < 1:
         raise ValueError(f"mixing.cap={values['cap']} must be 1 row or more, or null for no cap.")
     return values
@@ -102,9 +96,7 @@ def read_training(value: Any) -> dict[str, Any]:
     given = mapping(value, "training")
     for key, argument in MIXING.items():
         if argument in given:
-            raise ValueError(
-                f"training.{argument}: the mixture has its own section, write it as mixing.{key}."
-            )
+            raise ValueError(f"training.{argument}: the mixture has its own section, write it as mixing.{key}.")
     if "output_dir" in given or "resume_from_checkpoint" in given:
         raise ValueError(
             "training.output_dir and resume_from_checkpoint come with the command: --output_dir, --resume."

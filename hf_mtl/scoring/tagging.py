@@ -78,9 +78,7 @@ class SpanScore(LocalMetric):
         }
 
 
-def _flat(
-    predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
-) -> tuple[list[str], list[str]]:
+def _flat(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
     """The tags of all rows in two equally long, not empty lists."""
     check_rows(predictions, references)
     for row, (predicted, gold) in enumerate(zip(predictions, references, strict=True)):

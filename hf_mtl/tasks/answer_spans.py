@@ -53,9 +53,7 @@ def rank_spans(windows: Sequence[Window], text: str, longest: int, count: int) -
             scores.append(found[0])
             characters.append(found[1])
     if not scores:
-        return RankedSpans(
-            np.zeros(0, np.float32), np.zeros((0, 2), np.int64), min(nulls, default=float("inf"))
-        )
+        return RankedSpans(np.zeros(0, np.float32), np.zeros((0, 2), np.int64), min(nulls, default=float("inf")))
     ranked = _distinct(np.concatenate(scores), np.concatenate(characters), len(text) + 1)
     return RankedSpans(ranked[0][:count], ranked[1][:count], min(nulls))
 

@@ -83,13 +83,9 @@ class Task:
                 f"Task name {self.name!r} cannot be used: PyTorch's module containers keep that name for "
                 f"themselves. For example {self.name + '_task'!r}."
             )
-        self._check(
-            "weight", self.weight, math.isfinite(self.weight) and self.weight >= 0, "a number of 0 or more"
-        )
+        self._check("weight", self.weight, math.isfinite(self.weight) and self.weight >= 0, "a number of 0 or more")
         self._check("dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 up to 1")
-        self._check(
-            "max_length", self.max_length, self.max_length is None or self.max_length >= 4, "4 or more"
-        )
+        self._check("max_length", self.max_length, self.max_length is None or self.max_length >= 4, "4 or more")
         for field in dataclasses.fields(self):  # JSON gives lists where Python gives tuples
             if isinstance(getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
@@ -207,9 +203,7 @@ class Task:
         """The text in a column, safe for any tokenizer: half surrogates, which no encoding knows, become U+FFFD."""
         value = row[column]
         if not isinstance(value, str):
-            raise RowError(
-                f"Task {self.name!r}: column {column!r} must hold text, got {shown(value)}.", index
-            )
+            raise RowError(f"Task {self.name!r}: column {column!r} must hold text, got {shown(value)}.", index)
         return value if value.isascii() else _SURROGATES.sub("\ufffd", value)
 
     def limit(self, tokenizer: Any) -> int:
@@ -234,9 +228,7 @@ class Task:
 
     # ------------------------------------------------------------------ answers
 
-    def decode(
-        self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
-    ) -> list[Any]:
+    def decode(self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]) -> list[Any]:
         """Logits -> one JSON-able prediction a row.
 
         Args:

@@ -25,7 +25,7 @@ def legal_moves(labels: tuple[str, ...]) -> np.ndarray:
     return np.array(
         [
             [
-                not (to.startswith("I-") and to[2:] in begun) or of[:2] in ("B-", "I-") and of[2:] == to[2:]
+                not (to.startswith("I-") and to[2:] in begun) or (of[:2] in ("B-", "I-") and of[2:] == to[2:])
                 for to in labels
             ]
             for of in before

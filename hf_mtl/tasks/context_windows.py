@@ -50,9 +50,7 @@ def encode_contexts(
         part = window.sequence_ids
         count = part.count(1)
         first = part.index(1) if count else len(part)
-        ids = window.ids or [
-            tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id
-        ]
+        ids = window.ids or [tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id]
         feature: Features = {
             "input_ids": ids,
             "row": encoded["overflow_to_sample_mapping"][i],

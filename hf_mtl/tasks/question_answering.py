@@ -75,9 +75,7 @@ class QuestionAnswering(Task):
             ("n_best", 1),
         ):
             value = getattr(self, field)
-            self._check(
-                field, value, isinstance(value, int) and value >= least, f"a whole number of {least} or more"
-            )
+            self._check(field, value, isinstance(value, int) and value >= least, f"a whole number of {least} or more")
         self._check("null_threshold", self.null_threshold, math.isfinite(self.null_threshold), "a number")
         self._check(
             "allow_no_answer",
@@ -189,9 +187,7 @@ class SpanReader(nn.Module):
         self.spans = nn.Linear(width, 2)
         self.null = nn.Linear(width, 2)
 
-    def forward(
-        self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> TaskOutput:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
         """`hidden [batch, seq, width]`, `mask [batch, seq]`, `labels [batch, 2]` -> `logits [batch, seq, 2]`.
 
         Labels count from the first real position, on whichever side the padding is.

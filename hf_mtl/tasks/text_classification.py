@@ -107,9 +107,7 @@ class PooledClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, labels)
 
-    def forward(
-        self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> TaskOutput:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
         """`hidden [batch, seq, width]`, `mask [batch, seq]`, `labels [batch]` -> `logits [batch, labels]`."""
         vector = pool(hidden.to(self.classifier.weight.dtype), mask, self.pooling)
         logits = self.classifier(self.dropout(vector))

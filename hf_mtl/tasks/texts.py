@@ -8,9 +8,7 @@ from .base import Features, Row, Task
 __all__ = ["encode_texts", "tokenize_texts"]
 
 
-def encode_texts(
-    task: Task, rows: Sequence[Row], tokenizer: Any, text: str, text_pair: str | None
-) -> list[Features]:
+def encode_texts(task: Task, rows: Sequence[Row], tokenizer: Any, text: str, text_pair: str | None) -> list[Features]:
     """A feature a row: the text (and its pair) from its first to its last subword that fits."""
     first = [task.read_text(row, text, i) for i, row in enumerate(rows)]
     second = None if text_pair is None else [task.read_text(row, text_pair, i) for i, row in enumerate(rows)]
@@ -28,9 +26,7 @@ def tokenize_texts(
     """One call of the tokenizer. What comes out empty (a decoder's tokenizer on "") gets one end-of-text token."""
     if second is not None and not separates_pairs(tokenizer):
         first = [t + "\n" for t in first]
-    encoded = tokenizer(
-        first, second, truncation=True, max_length=limit, return_attention_mask=False, verbose=False
-    )
+    encoded = tokenizer(first, second, truncation=True, max_length=limit, return_attention_mask=False, verbose=False)
     for i, ids in enumerate(encoded["input_ids"]):
         if not ids:
             filler = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id

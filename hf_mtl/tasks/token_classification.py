@@ -56,9 +56,7 @@ class TokenClassification(Task):
         super().__post_init__()
         self._check("split", self.split, self.split in (None, *SPLITS), f"one of {SPLITS}")
         if self.labels is not None:
-            self._check(
-                "labels", self.labels, len(set(self.labels)) == len(self.labels) > 0, "distinct names"
-            )
+            self._check("labels", self.labels, len(set(self.labels)) == len(self.labels) > 0, "distinct names")
             if self.spans:
                 object.__setattr__(self, "main_metric", "f1")
 
@@ -77,9 +75,7 @@ class TokenClassification(Task):
         self.require_columns(dataset, self.columns())
         labels, split = self.labels, self.split
         if labels is None:
-            labels = declared_names(dataset, self.tags) or sorted_names(
-                chain.from_iterable(dataset[self.tags])
-            )
+            labels = declared_names(dataset, self.tags) or sorted_names(chain.from_iterable(dataset[self.tags]))
         if split is None:
             single = all(len(word) == 1 for words in dataset[self.tokens][:1000] for word in words)
             split = "characters" if single else "words"
@@ -90,9 +86,7 @@ class TokenClassification(Task):
             return value
         if isinstance(value, Sequence) and all(isinstance(word, str) for word in value):
             return value
-        raise ValueError(
-            f"Task {self.name!r}: {name!r} must be a string or a list of words, got {value!r:.60}."
-        )
+        raise ValueError(f"Task {self.name!r}: {name!r} must be a string or a list of words, got {value!r:.60}.")
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         words = [[word for word, _, _ in self.words(row, i)] for i, row in enumerate(rows)]
@@ -131,9 +125,7 @@ class TokenClassification(Task):
                 f"has {len(tags)}; there must be one tag for each word.",
                 index,
             )
-        return np.fromiter(
-            (label_id(self.name, tag, ids, index) for tag in tags), dtype=np.int64, count=words
-        )
+        return np.fromiter((label_id(self.name, tag, ids, index) for tag in tags), dtype=np.int64, count=words)
 
     def references(self, rows: Sequence[Row]) -> list[list[str]]:
         return [[str(tag) for tag in row[self.tags]] for row in rows]
@@ -188,14 +180,10 @@ class TokenClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, labels)
 
-    def forward(
-        self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> TaskOutput:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
         """`hidden [batch, seq, width]`, `labels [batch, seq]` or -100 -> `logits [batch, seq, labels]`."""
         logits = self.classifier(self.dropout(hidden.to(self.classifier.weight.dtype)))
         if labels is None:
             return TaskOutput(None, logits)
-        total = F.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
+        total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
         return TaskOutput(total / (labels != IGNORED).sum().clamp(min=1), logits)

@@ -67,9 +67,7 @@ def _read(
     starts = behind[:-1] - np.repeat(behind[first_word[:-1]], counts)
     read = np.concatenate([_first_words(starts, first_word, windows, of_row), first_word[-1:]])
 
-    base = np.concatenate([[0], np.cumsum((behind[first_word[1:]] - behind[first_word[:-1]] + 2)[of_row])])[
-        :-1
-    ]
+    base = np.concatenate([[0], np.cumsum((behind[first_word[1:]] - behind[first_word[:-1]] + 2)[of_row])])[:-1]
     word_base = np.repeat(base, np.diff(read))
     subwords = np.array([len(window) for window in windows], dtype=np.int64)
     offsets = np.fromiter(
@@ -89,9 +87,7 @@ def _read(
     return number[kept], position[content[found[kept]]], bounds.tolist()
 
 
-def _first_words(
-    starts: np.ndarray, first_word: np.ndarray, windows: Sequence[Any], of_row: np.ndarray
-) -> np.ndarray:
+def _first_words(starts: np.ndarray, first_word: np.ndarray, windows: Sequence[Any], of_row: np.ndarray) -> np.ndarray:
     """The first word that each window reads; it reads up to the next one's. Words are counted through.
 
     Two windows of a row part what they share in the middle. A subword that was cut off by a window's edge is
@@ -109,8 +105,6 @@ def _middle(before: Any, after: Any) -> int:
     """The character in the middle of what two neighbours share: left of it the first has more context."""
     begin = next(s for (s, e), m in zip(after.offsets, after.special_tokens_mask, strict=True) if not m)
     end = next(
-        e
-        for (s, e), m in zip(reversed(before.offsets), reversed(before.special_tokens_mask), strict=True)
-        if not m
+        e for (s, e), m in zip(reversed(before.offsets), reversed(before.special_tokens_mask), strict=True) if not m
     )
     return (begin + end) // 2

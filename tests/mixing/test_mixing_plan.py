@@ -24,20 +24,14 @@ def towards_uniform(sizes, progress):
 
 
 @given(task_sizes, strategies, st.integers(1, 64), st.integers(1, 8), st.none() | st.integers(1, 3000))
-def test_each_task_gets_its_share_of_draws_rounded_up_and_steps_are_full(
-    sizes, strategy, rows, per_step, cap
-):
+def test_each_task_gets_its_share_of_draws_rounded_up_and_steps_are_full(sizes, strategy, rows, per_step, cap):
     plan = MixturePlan(sizes, rows_per_draw=rows, draws_per_step=per_step, strategy=strategy, cap=cap)
     total = sum(min(size, cap or size) for size in sizes.values())
     shares = mixing_probabilities(strategy, sizes, cap=cap)
     rounded_up = {task: max(1, math.ceil(share * total / rows - 1e-9)) for task, share in shares.items()}
     drawn = counts(plan)
     assert all(drawn[task] >= rounded_up[task] for task in sizes)
-    assert (
-        sum(drawn.values())
-        == plan.draws_per_epoch
-        == math.ceil(sum(rounded_up.values()) / per_step) * per_step
-    )
+    assert sum(drawn.values()) == plan.draws_per_epoch == math.ceil(sum(rounded_up.values()) / per_step) * per_step
 
 
 @given(st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 10**7), min_size=1), st.integers(1, 2000))
@@ -87,9 +81,7 @@ def test_equal_tasks_each_get_a_place_in_every_optimizer_step():
 
 @given(task_sizes, st.integers(1, 64), st.integers(1, 8), st.floats(0.3, 5))
 def test_a_rule_that_changes_keeps_the_length_of_the_epoch(sizes, rows, per_step, epochs):
-    plan = MixturePlan(
-        sizes, rows_per_draw=rows, draws_per_step=per_step, strategy=towards_uniform, epochs=epochs
-    )
+    plan = MixturePlan(sizes, rows_per_draw=rows, draws_per_step=per_step, strategy=towards_uniform, epochs=epochs)
     assert plan.draws_per_epoch % per_step == 0
     for epoch in range(math.ceil(epochs) + 1):
         assert len(plan.draws(epoch)) == plan.counts(epoch).sum() == plan.draws_per_epoch

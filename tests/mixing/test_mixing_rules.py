@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from hf_mtl.mixing import MIXING_RULES, mixing_probabilities
 
 SIZES = {"large": 90_000, "small": 900, "tiny": 9}
-sizes_of_tasks = st.dictionaries(
-    st.text(min_size=1, max_size=5), st.integers(1, 10**9), min_size=1, max_size=8
-)
+sizes_of_tasks = st.dictionaries(st.text(min_size=1, max_size=5), st.integers(1, 10**9), min_size=1, max_size=8)
 
 
 @given(sizes_of_tasks, st.sampled_from(sorted(MIXING_RULES)), st.floats(1, 100), st.integers(1, 10**9))
@@ -39,9 +37,7 @@ def test_temperature_two_follows_the_square_root_of_the_rows():
 
 @given(sizes_of_tasks)
 def test_temperature_one_is_proportional(sizes):
-    assert mixing_probabilities("temperature", sizes, temperature=1.0) == mixing_probabilities(
-        "proportional", sizes
-    )
+    assert mixing_probabilities("temperature", sizes, temperature=1.0) == mixing_probabilities("proportional", sizes)
 
 
 def test_infinite_temperature_is_uniform():

@@ -126,10 +126,7 @@ def test_processes_of_one_micro_step_get_batches_of_similar_length():
     sizes = {"a": 4000}
     lengths = {"a": np.random.default_rng(1).lognormal(3, 0.6, 4000).astype(int)}
     longest = [
-        [
-            lengths["a"][batch].max()
-            for batch in make(sizes, world_size=2, rank=rank, lengths=lengths, batch_size=8)
-        ]
+        [lengths["a"][batch].max() for batch in make(sizes, world_size=2, rank=rank, lengths=lengths, batch_size=8)]
         for rank in range(2)
     ]
     first, second = np.array(longest)

@@ -18,7 +18,11 @@ from hf_mtl.tasks import TASK_TYPES, Task, task_class, task_from_dict
 EXAMPLES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "text-classification": ("intent", {}, "I lost my card"),
     "token-classification": ("pos", {}, "I lost my card in Paris ."),
-    "question-answering": ("answer", {"max_length": 96, "stride": 16}, {"question": "Who lost it?", "context": "Ann lost it."}),
+    "question-answering": (
+        "answer",
+        {"max_length": 96, "stride": 16},
+        {"question": "Who lost it?", "context": "Ann lost it."},
+    ),
 }
 KINDS = ["bert", "roberta", "gpt2", "t5"]
 
@@ -28,7 +32,11 @@ def made(request: pytest.FixtureRequest, rows: Any) -> tuple[Task, list[dict], A
     assert request.param in EXAMPLES, f"Task type {request.param!r} needs an entry in EXAMPLES."
     data, fields, example = EXAMPLES[request.param]
     found = rows(data, "train", 24)
-    return task_class(request.param).from_dataset("it", datasets.Dataset.from_list(found), **fields), found, example
+    return (
+        task_class(request.param).from_dataset("it", datasets.Dataset.from_list(found), **fields),
+        found,
+        example,
+    )
 
 
 def prepared(folder: str) -> Any:

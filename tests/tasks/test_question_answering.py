@@ -44,9 +44,7 @@ def tokenizers(squad):
     end = "<|endoftext|>"
     level.train_from_iterator(
         texts,
-        trainers.BpeTrainer(
-            vocab_size=1500, initial_alphabet=alphabet, special_tokens=[end], show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet, special_tokens=[end], show_progress=False),
     )
     pieces = Tokenizer(models.Unigram())
     # As in T5's own training, no piece holds a word together with a punctuation mark.
@@ -64,9 +62,7 @@ def tokenizers(squad):
     whole = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     whole.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     spare = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    whole.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=1500, special_tokens=spare, show_progress=False)
-    )
+    whole.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=1500, special_tokens=spare, show_progress=False))
     bytewise = json.loads(whole.to_str())  # the bytes were special tokens for the trainer alone
     bytewise["added_tokens"] = bytewise["added_tokens"][:3]
     whole = Tokenizer.from_str(json.dumps(bytewise | {"pre_tokenizer": None}))
@@ -207,9 +203,7 @@ def test_characters_that_the_tokenizer_drops_cost_no_answer(tokenizers):
 
 
 def test_rows_without_an_answers_column_get_no_labels(tokenizers):
-    features = QuestionAnswering(name="answer").encode(
-        [{"question": "Which?", "context": "red"}], tokenizers["bytes"]
-    )
+    features = QuestionAnswering(name="answer").encode([{"question": "Which?", "context": "red"}], tokenizers["bytes"])
     assert all("labels" not in feature for feature in features)
 
 
