@@ -345,7 +345,7 @@ def _build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _for_tokens(model: PreTrainedModel) -> PreTrainedModel:
-    """The part that gives the text's hidden states: an encoder-decoder's encoder; and no pooler, which no head reads."""
+    """The part that gives the text's hidden states: an encoder-decoder's encoder; no pooler, which no head reads."""
     backbone = model.get_encoder() if model.config.is_encoder_decoder else model
     if "pooler" in dict(backbone.named_children()):
         backbone.pooler = None

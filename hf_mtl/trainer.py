@@ -189,11 +189,8 @@ class MultiTaskTrainer(Trainer):
         """
         predictions, _, metrics, _ = self._answer(test_dataset, metric_key_prefix)
         gold: Any = {name: given for name, (_, given) in predictions.items() if given is not None}
-        return PredictionOutput(
-            predictions={name: found for name, (found, _) in predictions.items()},
-            label_ids=gold,
-            metrics=metrics,
-        )
+        found: Any = {name: answers for name, (answers, _) in predictions.items()}
+        return PredictionOutput(predictions=found, label_ids=gold, metrics=metrics)
 
     def baseline_scores(self, dataset: Any = None) -> Scores:
         """What always giving the commonest training answer would score: the least that a model must beat."""

@@ -108,13 +108,16 @@ def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
     """`--a.b value` and `--a.b=value` out of the arguments: argparse would take the value for the recipe."""
     rest: list[str] = []
     found: list[tuple[str, str | None]] = []
-    waiting = iter(arguments)
-    for argument in waiting:
+    waiting = list(reversed(arguments))
+    while waiting:
+        argument = waiting.pop()
         path, given, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and "." in path:
-            found.append((path, value if given else next(waiting, None)))
-        else:
+        if not argument.startswith("--") or "." not in path:
             rest.append(argument)
+        elif given:
+            found.append((path, value))
+        else:
+            found.append((path, waiting.pop() if waiting and not waiting[-1].startswith("--") else None))
     return rest, found
 
 

@@ -71,7 +71,7 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
 
     overrides: dict[str, Any] = {} if options.backbone is None else {"backbone": options.backbone}
     for path, value in options.overrides:
-        if value is None or value.startswith("--"):
+        if value is None:
             raise ValueError(f"--{path} needs a value: --{path} VALUE.")
         overrides[path] = parse_value(value, f"--{path} {value}")
     return Recipe.load(options.recipe, overrides)

@@ -75,7 +75,7 @@ def read_mixing(value: Any) -> dict[str, Any]:
     values = {MIXING[key]: fit(v, hints[MIXING[key]], f"mixing.{key}") for key, v in given.items()}
     if values.get("temperature", 1) < 1:
         raise ValueError(f"mixing.temperature={values['temperature']} must be 1 (proportional to size) or more.")
-    if (values.get("cap") or 1) < 1:
+    if values.get("cap") is not None and values["cap"] < 1:
         raise ValueError(f"mixing.cap={values['cap']} must be 1 row or more, or null for no cap.")
     return values
 
