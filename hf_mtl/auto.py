@@ -8,6 +8,7 @@ one, and by then no import is half done.
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -16,6 +17,7 @@ from typing import Any
 __all__ = ["register", "register_on_import"]
 
 _CONFIGS = "transformers.models.auto.configuration_auto"
+_OURS = "hf_mtl.config"
 
 
 def register() -> None:
@@ -52,21 +54,38 @@ def register_on_import() -> None:
 
 
 class _AfterImport(MetaPathFinder):
-    """Finds the one module as always, and has `register_config` called after it."""
+    """Finds the two modules as always, and has the config registered when both have been executed.
+
+    Either may be the first, and may import the other on its way.
+    """
+
+    def __init__(self) -> None:
+        self.executed: set[str] = set()
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
-        if name != _CONFIGS:
+        if name not in (_CONFIGS, _OURS):
             return None
-        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _ThenRegister(spec.loader)
+            spec.loader = _Told(spec.loader, self)
         return spec
 
+    def tell(self, name: str) -> None:
+        """A module has been executed."""
+        self.executed.add(name)
+        if self.executed == {_CONFIGS, _OURS}:
+            sys.meta_path.remove(self)
+            register_config()
+        elif name == _CONFIGS and _OURS not in sys.modules:
+            import_module(_OURS)
 
-class _ThenRegister(Loader):
-    def __init__(self, loader: Any):
+
+class _Told(Loader):
+    """Another loader, which tells when it has done its work."""
+
+    def __init__(self, loader: Any, listener: _AfterImport):
         self._loader = loader
+        self._listener = listener
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -77,4 +96,4 @@ class _ThenRegister(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        register_config()
+        self._listener.tell(module.__name__)

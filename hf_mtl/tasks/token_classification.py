@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -24,6 +25,9 @@ from .words import SPLITS, Word, gap_between, place_words, split_words
 __all__ = ["TokenClassification"]
 
 IGNORED = -100
+
+# Asked for each answer, of labels that stay the same.
+_is_bio = lru_cache(maxsize=256)(is_bio)
 
 
 @register_task("token-classification")
@@ -63,7 +67,7 @@ class TokenClassification(Task):
     @property
     def spans(self) -> bool:
         """Whether the tags are BIO tags, which name spans of words."""
-        return is_bio(self.known("labels", self.labels))
+        return _is_bio(self.known("labels", self.labels))
 
     def inputs(self) -> dict[str, str]:
         return {"text": self.tokens}
