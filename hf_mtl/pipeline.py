@@ -151,11 +151,13 @@ class MultiTaskPipeline(Pipeline):
                 one.
         """
         requests = {name: Request(self.model.task(name)) for name in tasks or self.model.tasks}
+        everyone = list(requests.values())
+        of_text = everyone if tasks else [request for request in everyone if request.task.accepts("")]
         for i, example in enumerate(input_):
             with _said_of(i, first):
-                chosen = (
-                    [r for r in requests.values() if r.task.accepts(example)] if tasks is None else requests.values()
-                )
+                chosen = of_text
+                if not tasks and not isinstance(example, str):
+                    chosen = [request for request in everyone if request.task.accepts(example)]
                 for request in chosen:
                     request.rows.append(request.task.read(example))
                     request.examples.append(i)

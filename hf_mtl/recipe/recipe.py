@@ -13,12 +13,12 @@ from ..training_args import MultiTaskTrainingArguments
 from .data import SPLITS, TaskData
 from .document import dump_document, read_document, set_value
 from .runs import Report, Trained, evaluate, train
-from .sections import read_adapters, read_backbone, read_balancing, read_mixing, read_tasks, read_training
+from .sections import read_adapters, read_backbone, read_balancing, read_card, read_mixing, read_tasks, read_training
 from .values import check_keys
 
 __all__ = ["SECTIONS", "Recipe"]
 
-SECTIONS = ("backbone", "tasks", "adapters", "mixing", "balancing", "training")
+SECTIONS = ("backbone", "tasks", "adapters", "mixing", "balancing", "training", "card")
 # Nothing is reported, kept or evaluated on the way unless the recipe says so: it takes time, space, accounts.
 _TRAINING_DEFAULTS = {"report_to": "none", "save_strategy": "no", "eval_strategy": "no"}
 
@@ -35,6 +35,7 @@ class Recipe:
         mixing: training argument -> value, of the mixture.
         balancing: how the tasks' losses become one step.
         training: training argument -> value, all others.
+        card: what the model card says beside the scores: licence, language, tags, sources of the data.
         text: the YAML; with overrides the YAML that says the same as both.
         source: the file it was read from.
     """
@@ -46,6 +47,7 @@ class Recipe:
     mixing: Mapping[str, Any] = field(default_factory=dict)
     balancing: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
     source: Path | None = None
 
@@ -77,6 +79,7 @@ class Recipe:
             mixing=read_mixing(values.get("mixing")),
             balancing=read_balancing(values.get("balancing")),
             training=read_training(values.get("training")),
+            card=read_card(values.get("card"), tasks),
             text=text,
             source=path,
         )

@@ -199,9 +199,12 @@ def _baseline(task: Task, train: Any, rows: Any, gold: list[Any]) -> dict[str, f
 def _save(recipe: "Recipe", trained: Trained, data: Data) -> None:
     """The card, the recipe, and last the model, by the trainer, which then pushes to the Hub where asked."""
     config: Any = trained.model.config
-    config.card_data = {
+    said = recipe.card.get("datasets", {})
+    config.card_data = dict(recipe.card) | {
         "recipe": recipe.text,
-        "datasets": {name: _described(recipe.data[name].label(), parts) for name, parts in data.items()},
+        "datasets": {
+            name: _described(said.get(name) or recipe.data[name].label(), parts) for name, parts in data.items()
+        },
     }
     if trained.reports:
         last = list(trained.reports.values())[-1]  # the test split's where there is one
@@ -214,6 +217,6 @@ def _save(recipe: "Recipe", trained: Trained, data: Data) -> None:
     trained.trainer.save_model()
 
 
-def _described(label: str | dict[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
-    named = {"name": label} if isinstance(label, str) else label
+def _described(label: str | Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    named = {"name": label} if isinstance(label, str) else dict(label)
     return named | {"rows": {split: len(rows) for split, rows in parts.items()}}

@@ -1,23 +1,33 @@
 """The sections of a recipe, each checked: what is wrong is named by its path in the file."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..adapters import adapter_fields, adapter_from_dict, adapter_to_dict
 from ..mixing import MIXING_RULES
+from ..model_card import DataSet
 from ..tasks import Task, task_class, task_from_dict
 from ..tasks.base import nearest
 from ..training_args import MultiTaskTrainingArguments
 from .values import check_keys, fit, mapping
 
-__all__ = ["read_adapters", "read_backbone", "read_balancing", "read_mixing", "read_tasks", "read_training"]
+__all__ = [
+    "read_adapters",
+    "read_backbone",
+    "read_balancing",
+    "read_card",
+    "read_mixing",
+    "read_tasks",
+    "read_training",
+]
 
 # Key of `mixing:` -> training argument. They have a section of their own, so `training:` has not got them.
 MIXING = {"strategy": "mixing", "temperature": "temperature", "cap": "cap"}
 ADAPTERS = ("lora",)
 BALANCING = ("static",)
+CARD = ("license", "language", "tags", "datasets")
 # Said on the command line, where they change from run to run.
 _NOT_TRAINING = {"output_dir", "resume_from_checkpoint", *MIXING.values()}
 
@@ -49,6 +59,18 @@ def _task(name: Any, entry: Any) -> tuple[Task, Any]:
         for key in [f.name for f in dataclasses.fields(kind) if f.name in fields]:
             fields[key] = fit(fields[key], hints[key], f"tasks.{name}.{key}")
     return task_from_dict({"name": name, **fields}), data
+
+
+def read_card(value: Any, tasks: Iterable[str]) -> dict[str, Any]:
+    """What the model card says that no run can know: licence, language, tags, and where each task's data is from."""
+    given = {} if value is None else mapping(value, "card")
+    check_keys(given, CARD, "card")
+    data = mapping(given.get("datasets") or {}, "card.datasets")
+    check_keys(data, tasks, "card.datasets")
+    given["datasets"] = {name: mapping(entry, f"card.datasets.{name}") for name, entry in data.items()}
+    for name, entry in given["datasets"].items():
+        DataSet.of(name, entry)
+    return given
 
 
 def read_adapters(value: Any) -> Any:
