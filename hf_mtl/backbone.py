@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["is_causal", "longest_input", "prepare_tokenizer", "width_of"]
+__all__ = ["is_causal", "longest_input", "prepare_tokenizer", "rows_come_first", "width_of"]
 
 # A tokenizer whose model has no limit says so with a number of this size or more (transformers' VERY_LARGE_INTEGER).
 NO_LIMIT = 1_000_000
@@ -14,6 +14,9 @@ _POSITIONS_AFTER_PADDING = {
     "camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet",
     "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 }  # fmt: skip
+
+
+_ROWS_ELSEWHERE = {"deberta", "deberta-v2", "xlnet"}
 
 
 def width_of(config: Any) -> int:
@@ -36,6 +39,14 @@ def is_causal(config: Any) -> bool:
         return False
     kind = config.model_type
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def rows_come_first(config: Any) -> bool:
+    """Whether all layers see `[batch, ...]`, so that each row can take an adapter of its own.
+
+    Not in DeBERTa, whose attention projects relative positions too, nor in XLNet, which puts the positions first.
+    """
+    return config.model_type not in _ROWS_ELSEWHERE
 
 
 def longest_input(config: Any) -> int | None:
@@ -70,6 +81,11 @@ def prepare_tokenizer(tokenizer: Any, config: Any) -> Any:
                 "Set one: tokenizer.pad_token = '...'."
             )
         tokenizer.pad_token = spare
+    if tokenizer.pad_token_id >= config.vocab_size:
+        raise ValueError(
+            f"The tokenizer's padding token {tokenizer.pad_token!r} has id {tokenizer.pad_token_id}, and the backbone "
+            f"knows {config.vocab_size} tokens. Take a token that it knows, or model.resize_token_embeddings(...)."
+        )
     limit = longest_input(config)
     if limit is None and tokenizer.model_max_length >= NO_LIMIT:
         limit = DEFAULT_LIMIT

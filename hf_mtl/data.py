@@ -1,8 +1,11 @@
 """Rows -> encoded features -> padded batches."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,6 +147,7 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
         ValueError: an empty split, a missing column, or a row that cannot be used; says which.
     """
     import datasets
+    from datasets.fingerprint import Hasher
 
     if isinstance(dataset, list):
         dataset = datasets.Dataset.from_list(dataset)
@@ -152,6 +156,7 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
             f"Task {task.name!r}, split {split!r}: the data must be a datasets.Dataset or a list of dicts, "
             f"got {type(dataset).__name__}."
         )
+    dataset = dataset.with_format(None)  # tensors are no label names
     task.require_columns(dataset, list(task.inputs().values()))
     features, unlabelled = dataset.features, _unlabelled(dataset)
 
@@ -165,17 +170,14 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
             feature["row"] = indices[feature["row"]]
         return {key: [feature[key] for feature in encoded] for key in encoded[0]}
 
-    from datasets.fingerprint import Hasher
-
     known = {k: v for k, v in task.to_dict().items() if k not in _NOT_ENCODED}
-    code = type(task).encode.__code__.co_code
     identity = [
         dataset._fingerprint,
         json.dumps(known, sort_keys=True),
-        code,
-        _tokenizer_state(tokenizer),
+        _code_of(type(task).__qualname__, _homes(type(task))),
         unlabelled,
     ]
+    identity.append(_tokenizer_state(tokenizer))
     encoded = dataset.map(
         encode,
         batched=True,
@@ -185,6 +187,22 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
         desc=f"Encoding {task.name} ({split})",
     )
     return EncodedDataset(task, task_id, dataset, encoded)
+
+
+def _homes(kind: type[Task]) -> tuple[str, ...]:
+    """The files of a task type and of the types that it is made from."""
+    modules = [sys.modules.get(parent.__module__) for parent in kind.__mro__ if issubclass(parent, Task)]
+    files = [getattr(module, "__file__", None) for module in modules]
+    return tuple(str(file) for file in files if file)
+
+
+@lru_cache(maxsize=64)
+def _code_of(name: str, homes: tuple[str, ...]) -> str:
+    """The code that encodes: all of the package's task types, and the files of a type of the user's own."""
+    from datasets.fingerprint import Hasher
+
+    files = {str(path) for path in Path(__file__).parent.joinpath("tasks").glob("*.py")} | set(homes)
+    return Hasher.hash([name, *(Path(file).read_bytes() for file in sorted(files))])
 
 
 def named_rows(columns: Mapping[str, list[Any]], features: Any, left_out: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -215,4 +233,5 @@ def _tokenizer_state(tokenizer: Any) -> str:
     """All that the tokenizer's answers hang on. Padding and truncation are set by each call and left behind by it."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["truncation"] = state["padding"] = None
-    return json.dumps([state, tokenizer.model_max_length, tokenizer.model_input_names], sort_keys=True)
+    rest = [tokenizer.model_max_length, tokenizer.model_input_names, tokenizer.truncation_side]
+    return json.dumps([state, *rest, tokenizer.pad_token_id, tokenizer.eos_token_id], sort_keys=True)

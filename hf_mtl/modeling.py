@@ -2,12 +2,14 @@
 
 import copy
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -26,7 +28,7 @@ from .adapters import (
     reset_missing,
     use_route,
 )
-from .backbone import prepare_tokenizer
+from .backbone import prepare_tokenizer, rows_come_first
 from .bundled import locate_backbone
 from .config import MultiTaskConfig
 from .saving import SavingMixin
@@ -69,6 +71,8 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # On a backbone of 16 bits what learns stays in 32: small steps would be lost in 8 or 11 bits of mantissa.
+    _keep_in_fp32_modules_strict = ["heads", "lora_A", "lora_B", "lora_magnitude_vector"]  # noqa: RUF012
 
     def __init__(self, config: MultiTaskConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -83,6 +87,8 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
                 # Initialisations that read the base weights have nothing to read here; the values are loaded.
                 adapters.init_lora_weights = True
             inject_adapters(self.backbone, adapters, list(self.tasks))
+        for task in self.tasks.values():
+            _check_layer(task, text_config)
         self.heads = nn.ModuleDict({name: task.build_head(text_config) for name, task in self.tasks.items()})
         self.post_init()
         self._freeze()
@@ -92,7 +98,7 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
     @classmethod
     def from_backbone(
         cls,
-        name: str,
+        name: str | os.PathLike[str],
         tasks: Iterable[Task],
         adapters: Any = None,
         *,
@@ -112,11 +118,13 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
             revision: branch, tag or commit on the Hub.
             token: Hub token for private repositories.
             cache_dir: where downloads are kept.
-            **kwargs: for `AutoModel.from_pretrained`: `dtype`, `attn_implementation`, `device_map`, ...
+            **kwargs: for `AutoModel.from_pretrained`: `dtype` (of the backbone; heads and adapters are float32),
+                `attn_implementation`, `device_map`, ...
 
         Raises:
             ValueError: the backbone, a task or the adapters cannot be used; says which and what would do.
         """
+        name = os.fspath(name)
         hub: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
         where = locate_backbone(name, **hub)
         device_map = kwargs.pop("device_map", None)
@@ -135,7 +143,6 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         )
         backbone = _for_tokens(backbone)
         model = cls(config, backbone=backbone)
-        nn.Module.to(model, dtype=backbone.dtype)
         model.heads.to(backbone.device)
         model.tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(where, **hub), config.text_config)
         model.eval()
@@ -146,8 +153,17 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         """Loads a model and, where it lies beside it, its tokenizer. See `PreTrainedModel.from_pretrained`.
 
         A `config` with more tasks than the checkpoint gives them fresh heads and adapters.
+
+        Raises:
+            OSError: there is no such model, or its weights are cut short or damaged.
         """
-        loaded: Any = super().from_pretrained(name, *args, **kwargs)
+        try:
+            loaded: Any = super().from_pretrained(name, *args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights of {str(name)!r} cannot be read: a file is cut short or damaged ({error}). "
+                "Copy or download it again."
+            ) from error
         model: MultiTaskModel = loaded[0] if kwargs.get("output_loading_info") else loaded
         model._freeze()
         if name is not None:
@@ -181,24 +197,36 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         """
         if task.name in self.tasks:
             raise ValueError(f"The model has a task {task.name!r} already. Remove it first, or take another name.")
-        head = task.build_head(self.config.text_config).to(device=self.device, dtype=self.dtype)
+        _check_layer(task, self.config.text_config)
+        head = task.build_head(self.config.text_config).to(self.device)
+        head.apply(self._init_weights)
         adapters = adapter_from_dict(self.config.adapters)
         if adapters is not None:
             training = self.training
             inject_adapters(self.backbone, adapters, [task.name])
-            nn.Module.to(self.backbone, dtype=self.dtype).train(training)
+            self.backbone.train(training)
         self.heads[task.name] = head.train(self.training)
         self.tasks[task.name] = task
         self.config.tasks = [*(self.config.tasks or []), task.to_dict()]
         self._freeze()
 
     def remove_task(self, name: str) -> None:
-        """Takes a task out, with its head and its adapter."""
+        """Takes a task out, with its head, its adapter and its part of the card.
+
+        Raises:
+            ValueError: there is no such task, or it is the only one.
+        """
         self.task(name)
+        if len(self.tasks) == 1:
+            raise ValueError(f"{name!r} is the model's only task. Add another one before you remove it.")
         del self.heads[name], self.tasks[name]
         if self.config.adapters is not None:
             delete_adapter(self.backbone, name)
         self.config.tasks = [values for values in self.config.tasks or [] if values["name"] != name]
+        for part in (self.config.card_data or {}).values():
+            if isinstance(part, dict):
+                part.pop(name, None)
+        self._freeze()  # taking an adapter out, peft freezes the others
 
     # ------------------------------------------------------------------ forward
 
@@ -224,11 +252,15 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
                 is given.
             task_ids: `[batch]`: each row is answered by one task, numbered in the order of `config.tasks`.
             labels: a tensor when only one task is asked, else task -> the labels of this task's rows.
-            **kwargs: more of the backbone's inputs.
+            **kwargs: more of the backbone's inputs. Hidden states are had from `encode`.
 
         Raises:
             ValueError: an unknown task, both `tasks` and `task_ids`, or labels that do not say whose they are.
         """
+        for name in {"output_hidden_states", "output_attentions", "return_dict"} & kwargs.keys():
+            if kwargs.pop(name) not in (None, name == "return_dict"):
+                raise ValueError(f"forward gives logits and losses, not {name}: ask model.encode, or model.backbone.")
+        tasks = [tasks] if isinstance(tasks, str) else tasks
         first = inputs_embeds if inputs_embeds is not None else input_ids
         if first is None:
             raise ValueError("forward needs input_ids, or inputs_embeds in their place; both are None.")
@@ -286,12 +318,7 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         labels: torch.Tensor | None = None,
     ) -> TaskOutput:
         """One task's head on what `encode` gave."""
-        layer = self.tasks[name].layer
-        if not -len(states) <= layer < len(states):
-            raise ValueError(
-                f"Task {name!r}: layer={layer}, but the backbone has hidden states 0 to {len(states) - 1}."
-            )
-        return self.heads[name](states[layer], mask, labels)
+        return self.heads[name](states[self.tasks[name].layer], mask, labels)
 
     def _every_row_by_each(
         self, names: list[str], mask: torch.Tensor, inputs: dict[str, Any]
@@ -310,11 +337,15 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         if numbers[0] < 0 or numbers[-1] >= len(known):
             raise ValueError(f"task_ids must lie in 0 to {len(known) - 1} (tasks {known}), got {numbers}.")
         names = [known[k] for k in numbers]
+        if len(names) > 1 and self.config.adapters is not None and not rows_come_first(self.config.text_config):
+            rows = {n: torch.nonzero(index == k).squeeze(1) for k, n in enumerate(names)}
+            parts = {n: {k: v if v is None else v[r] for k, v in inputs.items()} for n, r in rows.items()}
+            return {n: (self.encode([n], mask[r], **parts[n]), mask[r]) for n, r in rows.items()}
         states = self.encode(names, mask, index, **inputs)
         if len(names) == 1:
             return {names[0]: (states, mask)}
-        rows = [torch.nonzero(index == k).squeeze(1) for k in range(len(names))]
-        return {n: (tuple(s[r] for s in states), mask[r]) for n, r in zip(names, rows, strict=True)}
+        chosen = [torch.nonzero(index == k).squeeze(1) for k in range(len(names))]
+        return {n: (tuple(s[r] for s in states), mask[r]) for n, r in zip(names, chosen, strict=True)}
 
     # ------------------------------------------------------------------ training
 
@@ -352,12 +383,23 @@ def _for_tokens(model: PreTrainedModel) -> PreTrainedModel:
     return backbone
 
 
+def _check_layer(task: Task, config: Any) -> None:
+    states = config.num_hidden_layers + 1
+    if not -states <= task.layer < states:
+        raise ValueError(
+            f"Task {task.name!r}: layer={task.layer}, but the backbone has hidden states 0 to {states - 1}."
+        )
+
+
 def _labels_of(
     labels: torch.Tensor | Mapping[str, torch.Tensor] | None, names: list[str]
 ) -> Mapping[str, torch.Tensor]:
     if labels is None:
         return {}
     if isinstance(labels, Mapping):
+        for name in labels:
+            if name not in names:
+                raise ValueError(f"labels has {name!r}, which the batch does not ask. {nearest(str(name), names)}")
         return labels
     if len(names) != 1:
         raise ValueError(f"The batch asks tasks {names}: give labels as a dict task -> tensor, not as one tensor.")

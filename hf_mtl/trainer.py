@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
@@ -22,6 +23,15 @@ from .training_args import MultiTaskTrainingArguments
 __all__ = ["MultiTaskTrainer"]
 
 Scores = dict[str, dict[str, float]]
+
+# transformers' parameters that cannot do here what they say.
+_WITHOUT_EFFECT = {
+    "data_collator",
+    "compute_metrics",
+    "compute_loss_func",
+    "preprocess_logits_for_metrics",
+    "model_init",
+}
 
 
 class MultiTaskTrainer(Trainer):
@@ -57,14 +67,23 @@ class MultiTaskTrainer(Trainer):
         processing_class: Any = None,
         **kwargs: Any,
     ):
+        if not isinstance(model, MultiTaskModel):
+            raise ValueError(f"model must be a MultiTaskModel, got {type(model).__name__}.")
+        if not isinstance(args, MultiTaskTrainingArguments):
+            raise ValueError(
+                f"args must be MultiTaskTrainingArguments, got {type(args).__name__}: they have the mixture."
+            )
+        for name in _WITHOUT_EFFECT & kwargs.keys():
+            if kwargs[name] is not None:
+                raise ValueError(f"{name} has no effect here: each task encodes, computes its loss and scores itself.")
         tokenizer = processing_class if processing_class is not None else model.tokenizer
         if tokenizer is None:
             raise ValueError("The trainer needs a tokenizer: give processing_class, or set model.tokenizer.")
         model.tokenizer = prepare_tokenizer(tokenizer, model.config.text_config)
         self._tasks = dict(model.tasks)
         self._ids = {name: i for i, name in enumerate(model.tasks)}
-        self._last_scores: tuple[str, Scores] | None = None
-        self._task_losses = torch.zeros(len(self._tasks), 2, dtype=torch.float64)
+        self._one = torch.ones((), device=args.device)
+        self._task_losses = torch.zeros(len(self._tasks), 2, device=args.device)
         with args.main_process_first(desc="encoding"):
             train = self._encode(train_dataset, tokenizer, "train") if train_dataset is not None else None
             evaluated = self._encode(eval_dataset, tokenizer, "eval") if eval_dataset is not None else None
@@ -102,7 +121,12 @@ class MultiTaskTrainer(Trainer):
 
     # ------------------------------------------------------------------ training
 
+    def _check_tasks(self) -> None:
+        if list(self._ids) != list(self.accelerator.unwrap_model(self.model).tasks):
+            raise ValueError("The model's tasks have changed since this trainer was made. Make a new trainer.")
+
     def _get_train_sampler(self, train_dataset: Any = None) -> MultiTaskBatchSampler:
+        self._check_tasks()
         dataset: Any = train_dataset or self.train_dataset
         args = self.args
         self._sampler = MultiTaskBatchSampler(
@@ -133,14 +157,13 @@ class MultiTaskTrainer(Trainer):
             raise ValueError("The batch has no labels, so there is no loss to train on.")
         if model.training:
             for name, loss in outputs.task_losses.items():
-                row = self._task_losses[self._ids[name]]
-                row += torch.stack([loss.detach().double(), torch.ones_like(loss, dtype=torch.float64)]).to(row.device)
+                self._task_losses[self._ids[name]] += torch.stack([loss.detach().mean(), self._one])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a training log the mean loss of each task since the log before: `loss_<task>`."""
         if "loss" in logs:
-            sums = self.accelerator.reduce(self._task_losses.to(self.args.device), reduction="sum")
+            sums = self.accelerator.reduce(self._task_losses.clone(), reduction="sum")
             for name, (total, count) in zip(self._ids, sums.tolist(), strict=True):
                 if count:
                     logs[f"loss_{name}"] = total / count
@@ -160,12 +183,16 @@ class MultiTaskTrainer(Trainer):
             metric_key_prefix: begins the names of the metrics.
 
         Returns:
-            `<prefix>_<task>_<metric>`, `<prefix>_<task>_loss`, `<prefix>_mean_score`, and times.
+            `<prefix>_<task>_<metric>`, `<prefix>_<task>_loss` (the mean of the batches' means, so it hangs a little on
+            the batch size; scores do not), `<prefix>_mean_score`, and times.
         """
         self._memory_tracker.start()
         start = time.time()
         _, scores, metrics, rows = self._answer(eval_dataset, metric_key_prefix)
-        self._last_scores = (metric_key_prefix, scores)
+        if not self.is_in_train and scores:
+            config = self.accelerator.unwrap_model(self.model).config
+            kept = {k: v for k, v in (config.card_data or {}).items() if k != "baselines"}
+            config.card_data = kept | {"split": metric_key_prefix, "results": scores}
         batches = math.ceil(rows / (self.args.eval_batch_size * self.args.world_size))
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=rows, num_steps=batches))
         self.log(metrics)
@@ -224,7 +251,7 @@ class MultiTaskTrainer(Trainer):
         model_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Writes the model card into `output_dir`, with the scores of the last `evaluate` where none are known yet.
+        """Writes the model card into `output_dir`, with the scores of the last `evaluate`.
 
         Args:
             language: ISO 639 code.
@@ -238,8 +265,6 @@ class MultiTaskTrainer(Trainer):
         config = self.accelerator.unwrap_model(self.model).config
         known = {"language": language, "license": license, "tags": [tags] if isinstance(tags, str) else tags}
         data = (config.card_data or {}) | {k: v for k, v in known.items() if v}
-        if "results" not in data and self._last_scores is not None:
-            data["split"], data["results"] = self._last_scores
         folder = str(self.args.output_dir)
         model_id = self.hub_model_id or self.args.hub_model_id or Path(folder).name
         write_card(folder, render_card(config, model_id=model_id, **data))
@@ -252,9 +277,21 @@ class MultiTaskTrainer(Trainer):
             raise ValueError("There is nothing to evaluate on: give eval_dataset, to the trainer or to evaluate().")
         return self.eval_dataset
 
+    def _in_order(self, part: EncodedDataset) -> Any:
+        """Batches of all items, one after the other, each process its share."""
+        args = self.args
+        loader = DataLoader(
+            part,
+            batch_size=args.eval_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
     def _answer(self, data: Any, prefix: str) -> tuple[dict[str, tuple[list[Any], Any]], Scores, dict[str, float], int]:
         """All tasks' predictions and gold answers, their scores, these as flat metrics, and the number of features."""
-        in_order: Any = self._get_eval_sampler
+        self._check_tasks()
         found: dict[str, tuple[list[Any], Any]] = {}
         scores: Scores = {}
         losses: dict[str, float] = {}
@@ -262,7 +299,7 @@ class MultiTaskTrainer(Trainer):
         for name, part in self._evaluated(data, prefix).items():
             ordered, order = part.sorted_by_length()
             loop = self.evaluation_loop(
-                self._get_dataloader(ordered, f"Evaluating {name}", self.args.eval_batch_size, in_order),
+                self._in_order(ordered),
                 description=f"Evaluating {name}",
                 prediction_loss_only=False,
                 metric_key_prefix=f"{prefix}_{name}",

@@ -11,6 +11,15 @@ from .tasks.base import nearest
 __all__ = ["MultiTaskTrainingArguments"]
 
 
+# transformers' arguments that cannot do here what they say -> (their usual value, what to do instead).
+_WITHOUT_EFFECT = {
+    "label_smoothing_factor": (0.0, "each head computes its own loss"),
+    "train_sampling_strategy": ("random", "the mixture orders the rows; length_grouped=True groups them by length"),
+    "batch_eval_metrics": (False, "scores are of whole data sets"),
+    "eval_do_concat_batches": (True, "scores are of whole data sets"),
+}
+
+
 @dataclass
 class MultiTaskTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` with the mixture of tasks.
@@ -46,8 +55,12 @@ class MultiTaskTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.mixing not in MIXING_RULES:
             raise ValueError(f"Unknown mixing {self.mixing!r}. {nearest(str(self.mixing), MIXING_RULES)}")
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
+        by_score = self.load_best_model_at_end or self.save_strategy == "best"
+        if (by_score or self.lr_scheduler_type == "reduce_lr_on_plateau") and self.metric_for_best_model is None:
             self.metric_for_best_model, self.greater_is_better = "mean_score", True
+        for name, (usual, instead) in _WITHOUT_EFFECT.items():
+            if getattr(self, name) != usual:
+                raise ValueError(f"{name}={getattr(self, name)!r} has no effect on several tasks: {instead}.")
         # Without an accelerator there is nothing to pin memory for, and torch warns of it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         super().__post_init__()

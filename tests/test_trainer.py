@@ -198,6 +198,37 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(make: Any, tmp_path: Pa
     assert not changed(weights(unbroken.model), weights(resumed.model))
 
 
+def test_the_order_of_evaluation_hangs_on_no_argument(make: Any) -> None:
+    plain, dropping = (make(dataloader_drop_last=drop).evaluate() for drop in (False, True))
+    assert all(plain[k] == dropping[k] for k in plain if "accuracy" in k or "f1" in k)
+
+
+def test_the_card_has_the_scores_of_the_last_evaluation(make: Any, tmp_path: Path) -> None:
+    trainer = make(max_steps=1)
+    trainer.model.config.card_data = {"split": "test", "results": {"intent": {"accuracy": 0.123}}}
+    score = trainer.evaluate()["eval_intent_accuracy"]
+    trainer.create_model_card()
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "0.123" not in text and f"{score:.4f}" in text
+    assert trainer.model.config.card_data["results"]["intent"]["accuracy"] == score
+
+
+def test_a_changed_model_wants_a_new_trainer(make: Any) -> None:
+    trainer = make()
+    trainer.model.remove_task("intent")
+    with pytest.raises(ValueError, match="Make a new trainer"):
+        trainer.evaluate()
+
+
+def test_data_in_torch_format_has_the_same_labels(make: Any, data: Any) -> None:
+    trainer = make()
+    plain = trainer.eval_dataset["intent"].features["labels"]
+    labels = datasets.ClassLabel(names=list(trainer.model.tasks["intent"].labels))
+    formatted = data["intent"].cast_column("label", labels).with_format("torch")
+    found = trainer._encode({"intent": formatted}, trainer.processing_class, "eval")["intent"]
+    assert found.features["labels"] == plain
+
+
 def test_a_saved_run_loads_with_its_tokenizer(make: Any, tmp_path: Path) -> None:
     trainer = make(max_steps=2)
     trainer.train()
@@ -241,6 +272,7 @@ def test_the_baseline_is_the_commonest_training_answer(make: Any, data: Any) -> 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"compute_metrics": print}, "compute_metrics has no effect"),
         ({"train_dataset": {"intents": []}}, "'intents'.*none of the model's tasks"),
         ({"train_dataset": {}}, "train data is an empty dict"),
         ({"train_dataset": []}, "must be a dict task -> data set"),
@@ -280,6 +312,8 @@ def test_data_that_cannot_be_used_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 has no effect"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy"),
         ({"mixing": "temperatur"}, "Unknown mixing 'temperatur'.*Did you mean 'temperature'"),
         ({"temperature": 0.5}, "temperature"),
         ({"cap": 0}, "cap"),

@@ -51,6 +51,8 @@ def adapter_to_dict(config: PeftConfig | None) -> dict[str, Any] | None:
             f"init_lora_weights={config.init_lora_weights!r} changes the backbone's own weights, which all tasks "
             f"share. Use one of {list(_INITS)}."
         )
+    if config.bias != "none":
+        raise ValueError(f"bias={config.bias!r} trains the backbone's own biases, which all tasks share. Use 'none'.")
     for field in ("modules_to_save", "trainable_token_indices", "layer_replication", "target_parameters"):
         if getattr(config, field):
             raise ValueError(
@@ -101,6 +103,10 @@ def inject_adapters(backbone: nn.Module, config: LoraConfig, names: Sequence[str
                 f"target_modules={config.target_modules!r} takes in {path!r}, a {kind}: only linear layers can "
                 "be routed. Name the linear layers, or use target_modules='all-linear'."
             )
+    for name in names:
+        for parameter in adapter_parameters(backbone, name):
+            # peft gives them the base layer's dtype, in which small steps are lost: bfloat16 keeps 8 bits.
+            parameter.data = parameter.data.float()
     for layer in adapter_layers(backbone):
         for name in names:
             if name in layer.lora_A and not layer.lora_A[name].weight.is_meta:
@@ -146,8 +152,11 @@ def adapter_parameters(backbone: nn.Module, name: str) -> list[nn.Parameter]:
 
 def delete_adapter(backbone: nn.Module, name: str) -> None:
     """Takes one task's adapter out of every layer."""
-    for layer in adapter_layers(backbone):
-        layer.delete_adapter(name)
+    with warnings.catch_warnings():
+        # peft says which adapter is active next; here none is ever active.
+        warnings.filterwarnings("ignore", message="Adapter .* was active which is now deleted")
+        for layer in adapter_layers(backbone):
+            layer.delete_adapter(name)
     known: Any = backbone.peft_config
     known.pop(name, None)
 

@@ -58,14 +58,14 @@ class RoutedLinear(Linear):
         down = torch.stack([self._down(name) for name in route.names])
         up = torch.stack([self.lora_B[name].weight * self.scaling[name] for name in route.names])
         x = self.lora_dropout[route.names[0]](self._cast_input_dtype(x, down.dtype))
-        index = route.index_of(x.shape[0])
+        index = route.index_of(x)
         rows = x.reshape(x.shape[0], -1, x.shape[-1])
         low = torch.bmm(rows, down[index].transpose(1, 2))
         return torch.bmm(low, up[index].transpose(1, 2)).reshape(*x.shape[:-1], up.shape[1])
 
     def _row_by_row(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         """One sub-batch an adapter, for adapters that cannot be stacked (DoRA, ranks that differ)."""
-        whole = Route(route.names, route.index_of(x.shape[0]))
+        whole = Route(route.names, route.index_of(x))
         parts = [whole.rows(i) for i in range(len(route.names))]
         done = [self._through(name, x[rows], result[rows]) for name, rows in zip(route.names, parts, strict=True)]
         return torch.cat(done)[torch.argsort(torch.cat(parts))]

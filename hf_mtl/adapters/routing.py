@@ -33,15 +33,20 @@ class Route:
             raise ValueError("A route through one adapter takes every row: it has no row numbers.")
         return torch.nonzero(self.index == adapter).squeeze(1)
 
-    def index_of(self, length: int) -> torch.Tensor | None:
-        """The index for a layer that sees `length` rows: the batch's, or several of its own for each (flattened)."""
-        if self.index is None or length == len(self.index):
+    def index_of(self, x: torch.Tensor) -> torch.Tensor | None:
+        """The index for what a layer sees: `[batch, ...]`, or the batch's tokens in one row, `[batch * seq, width]`.
+
+        Raises:
+            ValueError: `x` is of another shape, and cannot be told whose rows it holds.
+        """
+        if self.index is None or len(x) == len(self.index):
             return self.index
-        if length % len(self.index):
+        if x.dim() != 2 or len(x) % len(self.index):
             raise ValueError(
-                f"A layer got {length} rows for a batch of {len(self.index)}: adapters cannot tell whose rows they are."
+                f"A layer got an input of shape {tuple(x.shape)} for a batch of {len(self.index)} rows: adapters "
+                "cannot tell whose rows they are. Give this backbone the rows of one task at a time."
             )
-        return self.index.repeat_interleave(length // len(self.index))
+        return self.index.repeat_interleave(len(x) // len(self.index))
 
 
 _ROUTE: ContextVar[Route | None] = ContextVar("hf_mtl_route", default=None)
