@@ -18,7 +18,7 @@ __all__ = ["EncodedDataset", "MultiTaskCollator", "MultiTaskDataset", "encode_da
 
 # What a model sees of a feature; the rest is for decoding.
 INPUTS = ("input_ids", "token_type_ids", "labels")
-_NOT_ENCODED = ("weight", "dropout", "layer", "pooling")
+_NOT_ENCODED = ("weight", "dropout", "layer", "pooling", "scheme")
 
 
 class EncodedDataset(TorchDataset):

@@ -1,6 +1,7 @@
-"""What each process of the distributed tests runs: one epoch over two tasks, then its weights and rows to a file.
+"""What each process of the distributed tests runs: an epoch over two tasks, then its weights and rows to a file.
 
-Usage: distributed_worker.py FOLDER OUT ACCUMULATION, in FOLDER the tiny backbone; ADAPTERS=none|lora.
+Usage: distributed_worker.py FOLDER OUT ACCUMULATION, in FOLDER the tiny backbone; in the environment ADAPTERS=none|lora,
+SAVE_STEPS for checkpoints, RESUME for the name of one to go on from.
 """
 
 import os
@@ -46,14 +47,16 @@ args = MultiTaskTrainingArguments(
     num_train_epochs=1,
     per_device_train_batch_size=2,
     gradient_accumulation_steps=accumulation,
-    tasks_per_step=2,
+    tasks_per_step=min(2, accumulation),
     mixing="proportional",
     learning_rate=1e-3,
     report_to="none",
-    save_strategy="no",
+    save_strategy="steps" if "SAVE_STEPS" in os.environ else "no",
+    save_steps=int(os.environ.get("SAVE_STEPS", 500)),
     disable_tqdm=True,
 )
-trainer = MultiTaskTrainer(model, args, train_dataset=data, eval_dataset=data)
+uneven = {name: rows.select(range(len(rows) - 1)) for name, rows in data.items()}  # no multiple of the processes
+trainer = MultiTaskTrainer(model, args, train_dataset=data, eval_dataset=uneven)
 mine: list[tuple[int, list[int]]] = []
 sampler = trainer._get_train_sampler()
 sampler.set_epoch(0)
@@ -61,8 +64,8 @@ starts = {0: 0, 1: 40}
 for batch in sampler:
     task = int(batch[0] >= 40)
     mine.append((task, [row - starts[task] for row in batch]))
-trainer.train()
-metrics = {k: v for k, v in trainer.evaluate().items() if k.endswith(("loss", "accuracy", "score"))}
+trainer.train(resume_from_checkpoint=str(folder / "out" / os.environ["RESUME"]) if "RESUME" in os.environ else None)
+metrics = {k: v for k, v in trainer.evaluate().items() if k.endswith(("accuracy", "score"))}
 
 world: list[list[tuple[int, list[int]]]] = [mine]
 if dist.is_initialized():

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,11 +13,14 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
+from .training_rows import training_rows
+
 __all__ = ["RowError", "Task", "TaskOutput", "nearest", "shown"]
 
-# Task names become names of modules and of metrics; the rest of nn.ModuleDict's own names would hide its methods.
+# Task names become names of modules, of parameters and of metrics; their containers' own names would hide methods.
+# A module named `backbone` would be taken for the backbone where modules are chosen by name.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_TAKEN = frozenset(dir(nn.ModuleDict()))
+_TAKEN = frozenset([*dir(nn.ModuleDict()), *dir(nn.ParameterDict()), "backbone"])
 
 Row = Mapping[str, Any]
 Features = dict[str, Any]
@@ -80,12 +83,14 @@ class Task:
             )
         if self.name in _TAKEN:
             raise ValueError(
-                f"Task name {self.name!r} cannot be used: PyTorch's module containers keep that name for "
-                f"themselves. For example {self.name + '_task'!r}."
+                f"Task name {self.name!r} cannot be used: the model's own parts, or PyTorch's containers of them, have "
+                f"that name. For example {self.name + '_task'!r}."
             )
-        self._check("weight", self.weight, math.isfinite(self.weight) and self.weight >= 0, "a number of 0 or more")
-        self._check("dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 up to 1")
-        self._check("max_length", self.max_length, self.max_length is None or self.max_length >= 4, "4 or more")
+        self._check_number("weight", lambda v: math.isfinite(v) and v >= 0, "a number of 0 or more")
+        self._check_number("dropout", lambda v: 0 <= v < 1, "a number from 0 up to 1")
+        self._check_number("layer", lambda v: True, "a whole number", whole=True)
+        if self.max_length is not None:
+            self._check_number("max_length", lambda v: v >= 4, "a whole number of 4 or more", whole=True)
         for field in dataclasses.fields(self):  # JSON gives lists where Python gives tuples
             if isinstance(getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
@@ -93,6 +98,12 @@ class Task:
     def _check(self, field: str, value: Any, ok: bool, wanted: str) -> None:
         if not ok:
             raise ValueError(f"Task {self.name!r}: {field} must be {wanted}, got {value!r}.")
+
+    def _check_number(self, field: str, fits: Callable[[Any], bool], wanted: str, *, whole: bool = False) -> None:
+        """Raises ValueError where a field is no number (of a YAML file, `1e-3` is a string), or does not fit."""
+        value = getattr(self, field)
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        self._check(field, value, number and fits(value), wanted)
 
     # ------------------------------------------------------------------ JSON
 
@@ -109,13 +120,13 @@ class Task:
 
         Args:
             name: the task's name.
-            dataset: a `datasets.Dataset`, or a `DatasetDict` with a `train` split.
+            dataset: a `datasets.Dataset`, a list of dicts, or a `DatasetDict` with a `train` split.
             **fields: the other fields, the names of the columns among them.
 
         Raises:
-            ValueError: a column is missing, or there is nothing to learn from.
+            ValueError: a column or the split is missing, a label is, or there is nothing to learn from.
         """
-        return cls(name=name, **fields).learn(dataset["train"] if isinstance(dataset, dict) else dataset)
+        return cls(name=name, **fields).learn(training_rows(name, dataset))
 
     def learn(self, dataset: Any) -> Self:
         """This task with what it must know of its training data (label names). Known values stay as they are."""

@@ -1,11 +1,13 @@
 """BIO tags: which may follow which, the best legal sequence, and the spans that a sequence names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["best_legal", "is_bio", "legal_moves", "spans"]
+__all__ = ["best_legal", "has_end_tags", "is_bio", "legal_moves", "names_scheme", "spans"]
+
+_MARKS = ("B-", "I-", "E-", "S-", "L-", "U-")
 
 
 def is_bio(labels: Sequence[str]) -> bool:
@@ -14,11 +16,33 @@ def is_bio(labels: Sequence[str]) -> bool:
     return bool(marked) and all(label[:2] in ("B-", "I-") and len(label) > 2 for label in marked)
 
 
+def has_end_tags(labels: Sequence[str]) -> bool:
+    """Whether the labels are BIOES or BILOU tags, which mark the ends of spans and single words too."""
+    marks = {label[:2] for label in labels if label != "O"}
+    spelt = all(label == "O" or (label[:2] in _MARKS and len(label) > 2) for label in labels)
+    return "O" in labels and spelt and bool(marks - {"B-", "I-"})
+
+
+def names_scheme(moves: Mapping[tuple[str, str], int]) -> str:
+    """`iob1` where most spans that do not touch one of their type begin by `I-x`, and `bio` where by `B-x`.
+
+    IOB1 data has `B-x` only between spans of a type that touch. A few slips in BIO data do not make it IOB1.
+
+    Args:
+        moves: (a tag, or "O" at the beginning; the tag after it) -> how often it occurs.
+    """
+    begun = {"B-": 0, "I-": 0}
+    for (of, to), count in moves.items():
+        if to[:2] in begun and (of == "O" or of[2:] != to[2:]):
+            begun[to[:2]] += count
+    return "iob1" if begun["I-"] > begun["B-"] else "bio"
+
+
 @lru_cache(maxsize=64)
 def legal_moves(labels: tuple[str, ...]) -> np.ndarray:
     """`[labels + 1, labels]` of bool: may the column follow the row; the last row is the beginning of a sequence.
 
-    `I-x` follows only `B-x` and `I-x`. A type that the data never begins by a `B-x` may begin by `I-x` (IOB1 data).
+    `I-x` follows only `B-x` and `I-x`. A type that has no `B-x` may begin by `I-x`.
     """
     begun = {label[2:] for label in labels if label.startswith("B-")}
     before = (*labels, "")

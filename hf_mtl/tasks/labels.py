@@ -1,11 +1,12 @@
-"""Label names: where they come from, and which index a row's label has."""
+"""Label names: where they come from, and which of them a row's label is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from .base import RowError, nearest
 
-__all__ = ["declared_names", "label_id", "sorted_names"]
+__all__ = ["check_labels", "declared_names", "label_id", "label_index", "label_names", "sorted_names"]
 
 
 def declared_names(dataset: Any, column: str) -> tuple[str, ...] | None:
@@ -19,24 +20,72 @@ def declared_names(dataset: Any, column: str) -> tuple[str, ...] | None:
 
 
 def sorted_names(values: Iterable[Any]) -> tuple[str, ...]:
-    """The distinct labels found in data, as strings, in an order that does not hang on the order of the rows."""
+    """The distinct labels found in data, as strings, in an order that does not hang on the order of the rows.
+
+    Raises:
+        ValueError: a label is missing (None).
+    """
     distinct = set(values)
+    if None in distinct:
+        raise ValueError("A label is missing (None). Leave out rows that have none.")
     if all(isinstance(v, int) for v in distinct):
         return tuple(str(v) for v in sorted(distinct))
     return tuple(sorted(str(v) for v in distinct))
 
 
-def label_id(task: str, value: Any, ids: Mapping[str, int], row: int) -> int:
+def check_labels(task: str, labels: Any, least: int) -> None:
+    """Raises ValueError where these are no label names: distinct strings, `least` of them or more."""
+    if not isinstance(labels, tuple) or not all(isinstance(name, str) for name in labels):
+        raise ValueError(
+            f"Task {task!r}: labels must be a list of strings, got {labels!r:.80}. "
+            "(YAML reads 0, no and yes as no strings: write them in quotes.)"
+        )
+    if len(labels) < least or len(set(labels)) < len(labels):
+        raise ValueError(f"Task {task!r}: labels must be {least} distinct names or more, got {labels!r:.80}.")
+
+
+@lru_cache(maxsize=256)
+def label_index(labels: tuple[str, ...]) -> Mapping[str | int, int]:
+    """What a row may say -> index of the label: its name, or the index itself where no name is a number."""
+    names: dict[str | int, int] = {name: i for i, name in enumerate(labels)}
+    numbers = any(name.lstrip("-").isdecimal() for name in labels)
+    return names if numbers else names | {i: i for i in range(len(labels))}
+
+
+def label_id(task: str, value: Any, index: Mapping[str | int, int], row: int) -> int:
     """A row's label as its index.
 
+    Args:
+        task: the task's name, for messages.
+        value: what the row says.
+        index: what `label_index` gave.
+        row: the row's number, for messages.
+
     Raises:
-        RowError: the label is none of the task's.
+        RowError: the label is missing, or none of the task's.
     """
-    found = ids.get(str(value))
+    found = index.get(_key(value, index))
+    if value is None:
+        raise RowError(f"Task {task!r}: the label is missing (None). Leave out rows that have none.", row)
     if found is None:
+        names = [name for name in index if isinstance(name, str)]
         raise RowError(
-            f"Task {task!r}: label {value!r} is none of its {len(ids)} labels. {nearest(str(value), ids)} "
+            f"Task {task!r}: label {value!r} is none of its {len(names)} labels. {nearest(str(value), names)} "
             "Labels are learned from the training data: add rows with it there, or give the task labels=[...].",
             row,
         )
     return found
+
+
+def label_names(values: Sequence[Any], labels: tuple[str, ...] | None) -> list[str]:
+    """Labels of rows by the names that `label_id` takes them for; what is none of the task's as a string."""
+    if labels is None:
+        return [str(value) for value in values]
+    index = label_index(labels)
+    found = [index.get(_key(value, index)) for value in values]
+    return [str(value) if k is None else labels[k] for value, k in zip(values, found, strict=True)]
+
+
+def _key(value: Any, index: Mapping[str | int, int]) -> str | int:
+    # By type, not isinstance: True and 1.0 equal 1, and are not an index.
+    return value if type(value) is str or (type(value) is int and value in index) else str(value)

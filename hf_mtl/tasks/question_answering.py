@@ -1,9 +1,11 @@
 """An answer read out of a context: the span of its words that answers a question, or that there is none."""
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,9 +76,8 @@ class QuestionAnswering(Task):
             ("max_answer_length", 1),
             ("n_best", 1),
         ):
-            value = getattr(self, field)
-            self._check(field, value, isinstance(value, int) and value >= least, f"a whole number of {least} or more")
-        self._check("null_threshold", self.null_threshold, math.isfinite(self.null_threshold), "a number")
+            self._check_number(field, partial(operator.le, least), f"a whole number of {least} or more", whole=True)
+        self._check_number("null_threshold", math.isfinite, "a number")
         self._check(
             "allow_no_answer",
             self.allow_no_answer,

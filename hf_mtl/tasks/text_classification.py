@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from ..backbone import is_causal, width_of
 from .base import Features, Row, Task, TaskOutput
-from .labels import declared_names, label_id, sorted_names
+from .labels import check_labels, declared_names, label_id, label_index, label_names, sorted_names
 from .pooling import POOLINGS, pool, resolve_pooling
 from .registry import register_task
 from .texts import encode_texts
@@ -26,7 +26,8 @@ __all__ = ["TextClassification"]
 class TextClassification(Task):
     """One label for a text or a pair.
 
-    Columns: `text`, `text_pair` (for pairs), `label` (a string, an integer, or a `ClassLabel`).
+    Columns: `text`, `text_pair` (for pairs), `label` (a string, an integer, or a `ClassLabel`). An integer is an
+    index where labels are given and none of them is a number.
     Answer: `{"label", "score"}`. Scores: `accuracy`, `f1_macro`.
 
     Args:
@@ -46,8 +47,7 @@ class TextClassification(Task):
         super().__post_init__()
         self._check("pooling", self.pooling, self.pooling in POOLINGS, f"one of {POOLINGS}")
         if self.labels is not None:
-            self._check("labels", self.labels, len(self.labels) >= 2, "two names or more")
-            self._check("labels", self.labels, len(set(self.labels)) == len(self.labels), "distinct names")
+            check_labels(self.name, self.labels, least=2)
 
     def inputs(self) -> dict[str, str]:
         return {"text": self.text} | ({"text_pair": self.text_pair} if self.text_pair else {})
@@ -59,14 +59,23 @@ class TextClassification(Task):
         self.require_columns(dataset, self.columns())
         if self.labels is not None:
             return self
-        return replace(self, labels=declared_names(dataset, self.label) or sorted_names(dataset[self.label]))
+        labels = declared_names(dataset, self.label)
+        if labels is None:
+            values = list(dataset[self.label])
+            if None in values:
+                raise ValueError(
+                    f"Task {self.name!r}: column {self.label!r} has no label (None) in row {values.index(None)}. "
+                    "Leave out rows that have none."
+                )
+            labels = sorted_names(values)
+        return replace(self, labels=labels)
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         features = encode_texts(self, rows, tokenizer, self.text, self.text_pair)
         if self.label in rows[0]:
-            ids = {name: i for i, name in enumerate(self.known_labels())}
+            index = label_index(self.known_labels())
             for i, (feature, row) in enumerate(zip(features, rows, strict=True)):
-                feature["labels"] = label_id(self.name, row[self.label], ids, i)
+                feature["labels"] = label_id(self.name, row[self.label], index, i)
         return features
 
     def known_labels(self) -> tuple[str, ...]:
@@ -74,7 +83,7 @@ class TextClassification(Task):
         return self.known("labels", self.labels)
 
     def references(self, rows: Sequence[Row]) -> list[str]:
-        return [str(row[self.label]) for row in rows]
+        return label_names([row[self.label] for row in rows], self.labels)
 
     def build_head(self, backbone: Any) -> nn.Module:
         how = resolve_pooling(self.pooling, is_causal(backbone))

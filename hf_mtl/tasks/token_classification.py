@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from typing_extensions import Self
 
 from ..backbone import width_of
 from .base import Features, Row, RowError, Task, TaskOutput, shown
-from .bio import is_bio, spans
-from .labels import declared_names, label_id, sorted_names
+from .bio import has_end_tags, is_bio, names_scheme, spans
+from .labels import check_labels, declared_names, label_id, label_index, label_names, sorted_names
 from .registry import register_task
 from .tagging import tag_words
 from .word_windows import encode_words
@@ -46,12 +46,15 @@ class TokenClassification(Task):
         split: how a text without given words is split: `words`, `whitespace` or `characters`. Learned:
             `characters` where every token of the training data is one character. Words are joined by a space,
             characters by none.
+        scheme: how BIO tags begin a span: `bio`: by `B-x` alone; `iob1`: by `I-x`, and by `B-x` right behind
+            another of its type. Learned; None, never learned, is as `bio`.
     """
 
     tokens: str = "tokens"
     tags: str = "tags"
     labels: tuple[str, ...] | None = None
     split: str | None = None
+    scheme: str | None = None
 
     main_metric = "accuracy"
     per_token = True
@@ -59,8 +62,14 @@ class TokenClassification(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("split", self.split, self.split in (None, *SPLITS), f"one of {SPLITS}")
+        self._check("scheme", self.scheme, self.scheme in (None, "bio", "iob1"), "'bio' or 'iob1'")
         if self.labels is not None:
-            self._check("labels", self.labels, len(set(self.labels)) == len(self.labels) > 0, "distinct names")
+            check_labels(self.name, self.labels, least=1)
+            if has_end_tags(self.labels):
+                raise ValueError(
+                    f"Task {self.name!r}: labels {list(self.labels)!r:.80} are BIOES or BILOU tags, and spans are read "
+                    "from BIO tags only. Turn E- and L- into I-, S- and U- into B-, in the data and in labels."
+                )
             if self.spans:
                 object.__setattr__(self, "main_metric", "f1")
 
@@ -77,13 +86,27 @@ class TokenClassification(Task):
 
     def learn(self, dataset: Any) -> Self:
         self.require_columns(dataset, self.columns())
-        labels, split = self.labels, self.split
+        labels, split, scheme = self.labels, self.split, self.scheme
+        declared = declared_names(dataset, self.tags)
+        labels = labels or declared
+        # A tag and the one before it: all that must be known, and counted without a loop over tags.
+        moves: Counter[Any] = Counter()
+        if labels is None or (scheme is None and _is_bio(labels)):
+            for i, tags in enumerate(dataset[self.tags]):
+                if not isinstance(tags, list) or None in tags:
+                    raise ValueError(
+                        f"Task {self.name!r}: column {self.tags!r} must hold a list of labels and none of them "
+                        f"missing (None), and row {i} has {shown(tags)}. Leave out such rows."
+                    )
+                moves.update(pairwise(chain(["O"], tags)))
         if labels is None:
-            labels = declared_names(dataset, self.tags) or sorted_names(chain.from_iterable(dataset[self.tags]))
+            labels = sorted_names(tag for _, tag in moves)
+        if scheme is None and _is_bio(labels):
+            scheme = names_scheme(_named(moves, declared or labels))
         if split is None:
             single = all(len(word) == 1 for words in dataset[self.tokens][:1000] for word in words)
             split = "characters" if single else "words"
-        return replace(self, labels=labels, split=split)
+        return replace(self, labels=labels, split=split, scheme=scheme)
 
     def read_value(self, name: str, value: Any) -> Any:
         if isinstance(value, str):
@@ -96,8 +119,8 @@ class TokenClassification(Task):
         words = [[word for word, _, _ in self.words(row, i)] for i, row in enumerate(rows)]
         features = encode_words(words, tokenizer, self.split or "words", self.limit(tokenizer))
         if self.tags in rows[0]:
-            ids = {name: i for i, name in enumerate(self.known("labels", self.labels))}
-            gold = [self._gold(row, len(words[i]), ids, i) for i, row in enumerate(rows)]
+            index = label_index(self.known("labels", self.labels))
+            gold = [self._gold(row, len(words[i]), index, i) for i, row in enumerate(rows)]
             for feature in features:
                 labels = np.full(len(feature["input_ids"]), IGNORED)
                 # Where words share a subword (characters of a Latin run) the first of them trains it.
@@ -121,8 +144,12 @@ class TokenClassification(Task):
         safe = [self.read_text({self.tokens: word}, self.tokens, index) for word in value]
         return place_words(safe, self.split or "words")
 
-    def _gold(self, row: Row, words: int, ids: Mapping[str, int], index: int) -> np.ndarray:
+    def _gold(self, row: Row, words: int, ids: Mapping[str | int, int], index: int) -> np.ndarray:
         tags = row[self.tags]
+        if isinstance(tags, str) or not isinstance(tags, Sequence):
+            raise RowError(
+                f"Task {self.name!r}: column {self.tags!r} must hold a list of labels, got {shown(tags)}.", index
+            )
         if len(tags) != words:
             raise RowError(
                 f"Task {self.name!r}: column {self.tokens!r} has {words} entries and column {self.tags!r} "
@@ -132,7 +159,7 @@ class TokenClassification(Task):
         return np.fromiter((label_id(self.name, tag, ids, index) for tag in tags), dtype=np.int64, count=words)
 
     def references(self, rows: Sequence[Row]) -> list[list[str]]:
-        return [[str(tag) for tag in row[self.tags]] for row in rows]
+        return [label_names(row[self.tags], self.labels) for row in rows]
 
     def build_head(self, backbone: Any) -> nn.Module:
         return TokenClassifier(width_of(backbone), len(self.known("labels", self.labels)), self.dropout)
@@ -142,7 +169,7 @@ class TokenClassification(Task):
     ) -> list[dict[str, Any]]:
         labels = self.known("labels", self.labels)
         counts = np.array([len(self.words(row, i)) for i, row in enumerate(rows)], dtype=np.int64)
-        best, sure = tag_words(logits, features, counts, labels, legal=self.spans)
+        best, sure = tag_words(logits, features, counts, labels, legal=self.spans and self.scheme != "iob1")
         tags, scores = [labels[k] for k in best.tolist()], sure.tolist()
         ends = np.cumsum(counts).tolist()
         starts = [0, *ends[:-1]]
@@ -174,6 +201,12 @@ class TokenClassification(Task):
         lengths = [len(self.words(row, i)) for i, row in enumerate(rows)]
         share = count / sum(len(tags) for tags in references)
         return [{"tags": [tag] * n, "scores": [share] * n} for n in lengths]
+
+
+def _named(moves: Mapping[tuple[Any, Any], int], labels: tuple[str, ...]) -> dict[tuple[str, str], int]:
+    """Pairs of tags by their names, which may be indices in the data."""
+    before, after = (label_names([pair[k] for pair in moves], labels) for k in (0, 1))
+    return dict(zip(zip(before, after, strict=True), moves.values(), strict=True))
 
 
 class TokenClassifier(nn.Module):

@@ -34,12 +34,17 @@ def encode_words(rows: Sequence[Sequence[str]], tokenizer: Any, split: str, limi
         verbose=False,
     )
     of_row = encoded["overflow_to_sample_mapping"]
-    words, positions, bounds = _read(rows, len(gap), encoded.encodings, np.array(of_row, dtype=np.int64))
+    order = list(range(len(of_row)))
+    if tokenizer.truncation_side == "left":  # a row's windows come last first
+        order.sort(key=lambda i: (of_row[i], -i))
+    windows = [encoded.encodings[i] for i in order]
+    words, positions, bounds = _read(rows, len(gap), windows, np.array(of_row, dtype=np.int64))
     filler = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id
     types = encoded.get("token_type_ids")
     features: list[Features] = []
-    for i, (ids, row) in enumerate(zip(encoded["input_ids"], of_row, strict=True)):
+    for i, (place, row) in enumerate(zip(order, of_row, strict=True)):
         start, end = bounds[i], bounds[i + 1]
+        ids = encoded["input_ids"][place]
         feature = {
             "input_ids": ids or [filler],
             "row": row,
@@ -47,7 +52,7 @@ def encode_words(rows: Sequence[Sequence[str]], tokenizer: Any, split: str, limi
             "positions": positions[start:end],
         }
         if types is not None:
-            feature["token_type_ids"] = types[i] or [0]
+            feature["token_type_ids"] = types[place] or [0]
         features.append(feature)
     return features
 
