@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Pipeline
 
-from .backbone import prepare_tokenizer
+from .backbone import prepare_tokenizer, rows_come_first
 from .pipeline_batches import Batch, Request, WindowTokenizer, make_batches
 from .tasks import RowError
 from .tasks.base import nearest
@@ -21,9 +21,6 @@ __all__ = ["MultiTaskPipeline"]
 BATCH_SIZE = 32
 # How many batches are read ahead, to be sorted by length. Of more the padding hardly gets less.
 WINDOW = 32
-
-# Their attention projects relative positions too, which are no rows of the batch and know of no task.
-_ONE_ADAPTER = ("deberta", "deberta-v2")
 
 
 @dataclass
@@ -165,9 +162,10 @@ class MultiTaskPipeline(Pipeline):
                     raise ValueError(self._nobody(example))
         tokenizer = WindowTokenizer(self.tokenizer)
         asked = [request for request in requests.values() if request.rows]
+        known: dict[Any, Any] = {}
         for request in asked:
             with _said_of(request.examples, first):
-                request.encode(tokenizer)
+                request.encode(tokenizer, known)
         return Window(len(input_), asked)
 
     def _forward(  # type: ignore[override]
@@ -180,7 +178,7 @@ class MultiTaskPipeline(Pipeline):
             requests.values(),
             batch_size,
             adapters=config.adapters is not None,
-            mixed=config.text_config.model_type not in _ONE_ADAPTER,
+            mixed=rows_come_first(config.text_config),
             tokenizer=self.tokenizer,
         )
         with _answering(self.model):

@@ -31,9 +31,12 @@ class Request:
     features: list[Features] = field(default_factory=list)
     logits: list[Any] = field(default_factory=list)
 
-    def encode(self, tokenizer: Any) -> None:
-        """Rows -> features."""
-        self.features = self.task.encode(self.rows, tokenizer)
+    def encode(self, tokenizer: Any, known: dict[Any, list[Features]]) -> None:
+        """Rows -> features; `known` has those of tasks that encode alike and answer the same examples."""
+        key = (self.task.encoding_key(), tuple(self.examples))
+        if key not in known:
+            known[key] = self.task.encode(self.rows, tokenizer)
+        self.features = known[key]
         self.logits = [None] * len(self.features)
 
     def keep(self, logits: np.ndarray, places: Iterable[tuple[int, int]]) -> None:
@@ -106,15 +109,22 @@ def make_batches(
 
 def _distinct(requests: Iterable[Request], adapters: bool) -> Iterable[Input]:
     found: dict[Any, Input] = {}
+    shared: dict[int, list[Input]] = {}
     for request in requests:
         name = request.task.name
         adapter = name if adapters else None
+        if adapter is None and id(request.features) in shared:
+            for i, item in enumerate(shared[id(request.features)]):
+                item.features.append((name, i))
+            continue
+        mine = shared[id(request.features)] = []
         for i, feature in enumerate(request.features):
             ids, types = feature["input_ids"], feature.get("token_type_ids")
             key = (adapter, tuple(ids), None if types is None else tuple(types))
             if key not in found:
                 found[key] = Input(ids, types, adapter)
             found[key].features.append((name, i))
+            mine.append(found[key])
     return found.values()
 
 

@@ -1,7 +1,7 @@
 """What each process of the distributed tests runs: an epoch over two tasks, then its weights and rows to a file.
 
-Usage: distributed_worker.py FOLDER OUT ACCUMULATION, in FOLDER the tiny backbone; in the environment ADAPTERS=none|lora,
-SAVE_STEPS for checkpoints, RESUME for the name of one to go on from.
+Usage: distributed_worker.py FOLDER OUT ACCUMULATION, in FOLDER the tiny backbone; in the environment
+ADAPTERS=none|lora, SAVE_STEPS for checkpoints, RESUME for the name of one to go on from.
 """
 
 import os

@@ -74,6 +74,8 @@ class Task:
     main_metric: ClassVar[str] = ""
     # Logits have a position axis, `[batch, seq, ...]`, and are cut to an input's own length before decoding.
     per_token: ClassVar[bool] = False
+    # Fields that change nothing of how rows without labels are encoded.
+    not_encoded: ClassVar[frozenset[str]] = frozenset({"name", "weight", "layer", "dropout"})
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -172,6 +174,11 @@ class Task:
             length: positions of the padded batch, for tasks that label each of them.
         """
         return torch.tensor(labels)
+
+    def encoding_key(self) -> tuple[Any, ...]:
+        """Tasks of equal keys encode rows without labels alike: one encodes for all of them."""
+        fields = (f.name for f in dataclasses.fields(self) if f.name not in self.not_encoded)
+        return (type(self), *(getattr(self, field) for field in fields))
 
     def references(self, rows: Sequence[Row]) -> list[Any]:
         """The gold answers of the rows, as `score` wants them."""

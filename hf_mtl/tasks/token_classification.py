@@ -58,6 +58,7 @@ class TokenClassification(Task):
 
     main_metric = "accuracy"
     per_token = True
+    not_encoded = Task.not_encoded | {"tags", "labels", "scheme"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
