@@ -79,8 +79,6 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
 
 def _load(name: str) -> "MultiTaskModel":
     """A trained model by its folder or Hub id."""
-    from safetensors import SafetensorError
-
     from ..bundled import locate_backbone
     from ..modeling import MultiTaskModel
 
@@ -94,9 +92,9 @@ def _load(name: str) -> "MultiTaskModel":
         return MultiTaskModel.from_pretrained(locate_backbone(name))
     except OSError as error:  # a trained model is located as a backbone is
         raise OSError(str(error).replace("Backbone", "Model", 1)) from error
-    except (SafetensorError, RuntimeError) as error:
+    except RuntimeError as error:  # transformers' own for weights of other shapes
         raise ValueError(
-            f"Model {name!r}: its weights are cut short, or not of the shapes that config.json says ({error})"
+            f"Model {name!r}: its weights are not of the shapes that config.json says ({error})"
         ) from error
 
 
