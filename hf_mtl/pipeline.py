@@ -1,5 +1,6 @@
 """MultiTaskPipeline: texts -> {task: answer}, behind `transformers.pipeline("multitask-nlp")`."""
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,22 +13,27 @@ from transformers import AutoTokenizer, Pipeline
 
 from .backbone import prepare_tokenizer, rows_come_first
 from .pipeline_batches import Batch, Request, WindowTokenizer, make_batches
-from .tasks import RowError
+from .tasks import RowError, Task
 from .tasks.base import nearest
 
 __all__ = ["MultiTaskPipeline"]
 
 # The rows of a batch are few enough for a laptop and enough to keep its cores busy.
 BATCH_SIZE = 32
+# What running one more batch costs, in tokens of padding. On two cores MiniLM takes 0.15 ms for a token and some
+# 10 ms for a batch; a device takes thousands of tokens in the time that it takes to start a batch.
+BATCH_PRICE = 64
+BATCH_PRICE_ON_A_DEVICE = 4096
 # How many batches are read ahead, to be sorted by length. Of more the padding hardly gets less.
 WINDOW = 32
 
 
 @dataclass
 class Window:
-    """A number of examples on their way through the pipeline, with each task's part of them."""
+    """A number of examples on their way through the pipeline, with the tasks' parts of them."""
 
     examples: int
+    tasks: list[str]
     requests: list[Request]
 
 
@@ -119,8 +125,11 @@ class MultiTaskPipeline(Pipeline):
 
     def _answers(self, examples: Sequence[Any], *stages: dict[str, Any]) -> list[dict[str, Any]]:
         preprocess, forward, postprocess = stages
-        window = self.preprocess(examples, **preprocess)
-        return self.postprocess(self.forward(window, **forward), **postprocess)
+        with _uncollected():
+            window = self.preprocess(examples, **preprocess)
+        window = self.forward(window, **forward)
+        with _uncollected():
+            return self.postprocess(window, **postprocess)
 
     # ------------------------------------------------------------------ the stages, for a window of examples
 
@@ -147,67 +156,73 @@ class MultiTaskPipeline(Pipeline):
             first: the number of the first example among all, for error messages; None where it is the only
                 one.
         """
-        requests = {name: Request(self.model.task(name)) for name in tasks or self.model.tasks}
-        everyone = list(requests.values())
-        of_text = everyone if tasks else [request for request in everyone if request.task.accepts("")]
+        names = list(tasks or self.model.tasks)
+        everyone = _alike(self.model.task(name) for name in names)
+        of_text = everyone if tasks else [request for request in everyone if request.tasks[0].accepts("")]
         for i, example in enumerate(input_):
             with _said_of(i, first):
                 chosen = of_text
                 if not tasks and not isinstance(example, str):
-                    chosen = [request for request in everyone if request.task.accepts(example)]
+                    chosen = [request for request in everyone if request.tasks[0].accepts(example)]
                 for request in chosen:
-                    request.rows.append(request.task.read(example))
+                    request.rows.append(request.tasks[0].read(example))
                     request.examples.append(i)
                 if not chosen:
                     raise ValueError(self._nobody(example))
         tokenizer = WindowTokenizer(self.tokenizer)
-        asked = [request for request in requests.values() if request.rows]
-        known: dict[Any, Any] = {}
+        asked = [request for request in everyone if request.rows]
         for request in asked:
             with _said_of(request.examples, first):
-                request.encode(tokenizer, known)
-        return Window(len(input_), asked)
+                request.encode(tokenizer)
+        return Window(len(input_), names, asked)
 
     def _forward(  # type: ignore[override]
         self, input_tensors: Window, batch_size: int = BATCH_SIZE
     ) -> Window:
         """Fills in the logits."""
-        requests = {request.task.name: request for request in input_tensors.requests}
         config = self.model.config
         batches = make_batches(
-            requests.values(),
+            input_tensors.requests,
             batch_size,
             adapters=config.adapters is not None,
             mixed=rows_come_first(config.text_config),
             tokenizer=self.tokenizer,
+            price=BATCH_PRICE if self.device.type == "cpu" else BATCH_PRICE_ON_A_DEVICE,
         )
         with _answering(self.model):
             for batch in batches:
-                self._run(batch, requests)
+                self._run(batch)
         return input_tensors
 
-    def _run(self, batch: Batch, requests: Mapping[str, Request]) -> None:
+    def _run(self, batch: Batch) -> None:
         given = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids}
         mask, index, given = self._ensure_tensor_on_device([batch.attention_mask, batch.index, given], self.device)
         states = self.model.encode(batch.names, mask, index, **given)
         mask = mask.to(states[-1].device)
-        for name, reading in batch.readings.items():
+        for reading in batch.readings:
             seen, real = states, mask
             if len(reading.rows) < len(mask):
                 chosen = torch.tensor(reading.rows, device=mask.device)
                 seen, real = tuple(state[chosen] for state in states), mask[chosen]
-            requests[name].keep(self.model.head(name, seen, real).logits.float().cpu().numpy(), reading.places)
+            for task in reading.tasks:
+                logits = self.model.head(task.name, seen, real).logits.float().cpu().numpy()
+                reading.request.keep(task, logits, reading.places)
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: Window
     ) -> list[dict[str, Any]]:
         """Logits -> the answers of each example, by task."""
         answers: list[dict[str, Any]] = [{} for _ in range(model_outputs.examples)]
+        found = {}
         for request in model_outputs.requests:
-            task = request.task
-            predictions = task.decode(request.logits, request.features, request.rows)
-            for i, prediction, row in zip(request.examples, predictions, request.rows, strict=True):
-                answers[i][task.name] = task.answer(prediction, row)
+            for task in request.tasks:
+                predictions = task.decode(request.logits[task.name], request.features, request.rows)
+                found[task.name] = task, request, predictions
+        for name in model_outputs.tasks:  # in the order asked, whatever was encoded together
+            if name in found:
+                task, request, predictions = found[name]
+                for i, prediction, row in zip(request.examples, predictions, request.rows, strict=True):
+                    answers[i][name] = task.answer(prediction, row)
         return answers
 
     def get_inference_context(self) -> Callable[[], Any]:
@@ -228,6 +243,14 @@ class MultiTaskPipeline(Pipeline):
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Puts the model with its tokenizer and card on the Hub; see `MultiTaskModel.push_to_hub`."""
         return self.model.push_to_hub(repo_id, **kwargs)
+
+
+def _alike(tasks: Iterable[Task]) -> list[Request]:
+    """The tasks, those that encode alike together."""
+    together: dict[Any, Request] = {}
+    for task in tasks:
+        together.setdefault(task.encoding_key(), Request([])).tasks.append(task)
+    return list(together.values())
 
 
 def _examples(inputs: Any) -> Iterable[Any] | None:
@@ -256,6 +279,18 @@ def _said_of(examples: int | Sequence[int], first: int | None) -> Iterator[None]
         if first is None or not isinstance(examples, int):
             raise
         raise ValueError(f"inputs[{first + examples}]: {error}") from error
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for reference cycles: there are none among the very many small values that are made here."""
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searching:
+            gc.enable()
 
 
 @contextmanager

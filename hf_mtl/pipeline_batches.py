@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -10,63 +11,66 @@ import torch
 from .tasks import Task
 from .tasks.base import Features, Row
 
-__all__ = ["Batch", "Request", "WindowTokenizer", "make_batches"]
+__all__ = ["Batch", "Request", "WindowTokenizer", "cheapest_cuts", "make_batches"]
 
 
 @dataclass
 class Request:
-    """One task's part of a window of examples.
+    """The part of a window that some tasks have: those that encode alike and answer the same examples.
 
     Args:
-        task: the task.
-        examples: numbers of the examples that it answers.
+        tasks: the tasks.
+        examples: numbers of the examples that they answer.
         rows: the row of each of them.
-        features: what `task.encode` gave for the rows.
-        logits: float32, one array for each feature; filled by the forward.
+        features: what `encode` gave for the rows.
+        logits: task -> float32, one array for each feature; filled by the forward.
     """
 
-    task: Task
+    tasks: list[Task]
     examples: list[int] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     features: list[Features] = field(default_factory=list)
-    logits: list[Any] = field(default_factory=list)
+    logits: dict[str, list[Any]] = field(default_factory=dict)
 
-    def encode(self, tokenizer: Any, known: dict[Any, list[Features]]) -> None:
-        """Rows -> features; `known` has those of tasks that encode alike and answer the same examples."""
-        key = (self.task.encoding_key(), tuple(self.examples))
-        if key not in known:
-            known[key] = self.task.encode(self.rows, tokenizer)
-        self.features = known[key]
-        self.logits = [None] * len(self.features)
+    def encode(self, tokenizer: Any) -> None:
+        """Rows -> features."""
+        self.features = self.tasks[0].encode(self.rows, tokenizer)
+        self.logits = {task.name: [None] * len(self.features) for task in self.tasks}
 
-    def keep(self, logits: np.ndarray, places: Iterable[tuple[int, int]]) -> None:
-        """Takes the logits of a batch; `places` says which of its rows are which features."""
-        for row, i in places:
-            values = logits[row]
-            self.logits[i] = values[: len(self.features[i]["input_ids"])] if self.task.per_token else values
+    def keep(self, task: Task, logits: np.ndarray, places: Iterable[tuple[int, int]]) -> None:
+        """Takes a task's logits of a batch; `places` says which of its rows are which features."""
+        kept = self.logits[task.name]
+        if task.per_token:
+            for row, i in places:
+                kept[i] = logits[row, : len(self.features[i]["input_ids"])]
+        else:
+            for row, i in places:
+                kept[i] = logits[row]
 
 
 @dataclass(slots=True)
 class Input:
-    """One input of the backbone: its subwords, its adapter, and the features (which of which task) it is."""
+    """One input of the backbone: its subwords, its adapter, and the features (which of which request) it is."""
 
     ids: Sequence[int]
     types: Sequence[int] | None
     adapter: str | None
-    features: list[tuple[str, int]] = field(default_factory=list)
+    features: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass
 class Reading:
-    """What a task reads of a batch: its rows, and for each feature (the place of its row in these, which)."""
+    """What tasks read of a batch: its rows, and for each feature (the place of its row in these, which)."""
 
+    request: Request
+    tasks: list[Task]
     rows: list[int] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass
 class Batch:
-    """A batch for the backbone, and what each task reads of it.
+    """A batch for the backbone, and what the tasks read of it.
 
     Args:
         input_ids: `[batch, seq]`, padded on the right: right for every backbone that does not generate, and
@@ -75,7 +79,7 @@ class Batch:
         token_type_ids: `[batch, seq]`; None where the tokenizer gives none.
         names: the tasks whose adapters the rows go through; without adapters the tasks that read the batch.
         index: `[batch]` which of `names` each row goes through; None without adapters.
-        readings: task -> what it reads.
+        readings: what is read.
     """
 
     input_ids: torch.Tensor
@@ -83,13 +87,13 @@ class Batch:
     token_type_ids: torch.Tensor | None
     names: list[str]
     index: torch.Tensor | None
-    readings: dict[str, Reading]
+    readings: list[Reading]
 
 
 def make_batches(
-    requests: Iterable[Request], size: int, *, adapters: bool, mixed: bool, tokenizer: Any
+    requests: Sequence[Request], size: int, *, adapters: bool, mixed: bool, tokenizer: Any, price: int
 ) -> Iterator[Batch]:
-    """The features of all tasks in batches of inputs of like length, the same input once.
+    """The features of all requests in batches of inputs of like length, the same input once.
 
     Args:
         requests: the tasks' parts, encoded.
@@ -97,67 +101,90 @@ def make_batches(
         adapters: whether each task has its adapter, and so its own pass for the same input.
         mixed: whether a batch may hold rows of several adapters.
         tokenizer: says what to pad with.
+        price: what running one more batch costs, in tokens of padding.
     """
     together: dict[str | None, list[Input]] = {}
     for item in _distinct(requests, adapters):
         together.setdefault(None if mixed else item.adapter, []).append(item)
     for inputs in together.values():
         inputs.sort(key=lambda item: len(item.ids))
-        for start in range(0, len(inputs), size):
-            yield _batch(inputs[start : start + size], tokenizer)
+        bounds = cheapest_cuts(np.array([len(item.ids) for item in inputs]), size, price)
+        for start, end in pairwise(bounds):
+            yield _batch(inputs[start:end], requests, tokenizer)
 
 
-def _distinct(requests: Iterable[Request], adapters: bool) -> Iterable[Input]:
+def cheapest_cuts(lengths: np.ndarray, size: int, price: int) -> list[int]:
+    """Where to cut inputs into batches for the least padding.
+
+    Args:
+        lengths: `[inputs]`, ascending.
+        size: most inputs in a batch.
+        price: what one more batch costs, in tokens of padding.
+
+    Returns:
+        The bounds of the batches, the first 0 and the last the number of inputs.
+    """
+    cost = np.zeros(len(lengths) + 1)  # of the cheapest batches of the first so many inputs
+    begin = np.zeros(len(lengths) + 1, dtype=np.int64)  # of the last of these batches
+    for end, longest in enumerate(lengths.tolist(), start=1):
+        first = max(0, end - size)
+        costs = cost[first:end] + np.arange(end - first, 0, -1) * longest
+        begin[end] = first + costs.argmin()
+        cost[end] = costs.min() + price
+    bounds = [len(lengths)]
+    while bounds[-1]:
+        bounds.append(int(begin[bounds[-1]]))
+    return bounds[::-1]
+
+
+def _distinct(requests: Sequence[Request], adapters: bool) -> Iterable[Input]:
     found: dict[Any, Input] = {}
-    shared: dict[int, list[Input]] = {}
-    for request in requests:
-        name = request.task.name
-        adapter = name if adapters else None
-        if adapter is None and id(request.features) in shared:
-            for i, item in enumerate(shared[id(request.features)]):
-                item.features.append((name, i))
-            continue
-        mine = shared[id(request.features)] = []
-        for i, feature in enumerate(request.features):
-            ids, types = feature["input_ids"], feature.get("token_type_ids")
-            key = (adapter, tuple(ids), None if types is None else tuple(types))
-            if key not in found:
-                found[key] = Input(ids, types, adapter)
-            found[key].features.append((name, i))
-            mine.append(found[key])
+    for number, request in enumerate(requests):
+        for adapter in [task.name for task in request.tasks] if adapters else [None]:
+            for i, feature in enumerate(request.features):
+                ids, types = feature["input_ids"], feature.get("token_type_ids")
+                key = (adapter, tuple(ids), None if types is None else tuple(types))
+                item = found.get(key)
+                if item is None:
+                    item = found[key] = Input(ids, types, adapter)
+                item.features.append((number, i))
     return found.values()
 
 
-def _batch(inputs: Sequence[Input], tokenizer: Any) -> Batch:
-    readings: dict[str, Reading] = {}
+def _batch(inputs: Sequence[Input], requests: Sequence[Request], tokenizer: Any) -> Batch:
+    readings: dict[tuple[int, str | None], Reading] = {}
     for row, item in enumerate(inputs):
-        for name, feature in item.features:
-            reading = readings.get(name)
+        for number, feature in item.features:
+            reading = readings.get((number, item.adapter))
             if reading is None:
-                reading = readings[name] = Reading()
+                request = requests[number]
+                tasks = [task for task in request.tasks if item.adapter in (None, task.name)]
+                reading = readings[number, item.adapter] = Reading(request, tasks)
             if not reading.rows or reading.rows[-1] != row:
                 reading.rows.append(row)
             reading.places.append((len(reading.rows) - 1, feature))
-    names = list(readings)
+    names = [task.name for reading in readings.values() for task in reading.tasks]
     index = None
     if inputs[0].adapter is not None:
+        names = list(dict.fromkeys(names))
         numbers = {name: k for k, name in enumerate(names)}
         index = torch.tensor([numbers[item.adapter] for item in inputs if item.adapter is not None])
+    lengths = np.array([len(item.ids) for item in inputs])
+    real = np.arange(lengths.max()) < lengths[:, None]
     typed = [item.types for item in inputs if item.types is not None]
     return Batch(
-        input_ids=_padded([item.ids for item in inputs], tokenizer.pad_token_id),
-        attention_mask=_padded([[1] * len(item.ids) for item in inputs], 0),
-        token_type_ids=_padded(typed, tokenizer.pad_token_type_id) if typed else None,
+        input_ids=_padded([item.ids for item in inputs], real, tokenizer.pad_token_id),
+        attention_mask=torch.from_numpy(real.astype(np.int64)),
+        token_type_ids=_padded(typed, real, tokenizer.pad_token_type_id) if typed else None,
         names=names,
         index=index,
-        readings=readings,
+        readings=list(readings.values()),
     )
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    padded = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
+def _padded(rows: Sequence[Sequence[int]], real: np.ndarray, value: int) -> torch.Tensor:
+    padded = np.full(real.shape, value, dtype=np.int64)
+    padded[real] = np.fromiter(chain.from_iterable(rows), dtype=np.int64)
     return torch.from_numpy(padded)
 
 

@@ -80,35 +80,57 @@ def best_legal(scores: np.ndarray, lengths: np.ndarray, labels: tuple[str, ...])
 
 
 def _viterbi(scores: np.ndarray, lengths: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    cost = np.where(moves, 0.0, -np.inf)
+    order = np.argsort(-lengths, kind="stable")  # at each word those that have one stand in front
+    scores, lengths = scores[order], lengths[order]
     count, words, labels = scores.shape
-    total = scores[:, 0] + cost[-1]
-    back = np.zeros((count, words, labels), dtype=np.int64)
-    back[:, 0] = np.arange(labels)
+    going = np.searchsorted(-lengths, -np.arange(words)).tolist()
+    total = np.where(moves[-1], scores[:, 0], -np.inf)
+    back = np.zeros((words, count, labels), dtype=np.int64)
     stay = np.arange(labels)
+    free, few, before = _predecessors(moves)
     for t in range(1, words):
-        paths = total[:, :, None] + cost[None, :-1]
-        step = paths.argmax(1)
-        on = (t < lengths)[:, None]
-        back[:, t] = np.where(on, step, stay)
-        total = np.where(on, np.take_along_axis(paths, step[:, None], 1)[:, 0] + scores[:, t], total)
-    tags = np.zeros((count, words), dtype=np.int64)
-    tags[:, -1] = total.argmax(1)
+        here = total[: going[t]]
+        # All labels that may follow any have the same best one before them; the others have few to choose from.
+        step = back[t, : going[t]]
+        step[:, free] = here.argmax(1)[:, None]
+        if len(few):
+            choices = np.where(before < 0, -np.inf, here[:, before])
+            step[:, few] = np.take_along_axis(before[None], choices.argmax(2)[:, :, None], 2)[:, :, 0]
+        reached = np.where(moves[step, stay], np.take_along_axis(here, step, 1), -np.inf)
+        total[: going[t]] = reached + scores[: going[t], t]
     rows = np.arange(count)
+    tags = np.zeros((count, words), dtype=np.int64)
+    tags[rows, lengths - 1] = total.argmax(1)
     for t in range(words - 1, 0, -1):
-        tags[:, t - 1] = back[rows, t, tags[:, t]]
-    return tags
+        on = rows[: going[t]]
+        tags[on, t - 1] = back[t, on, tags[on, t]]
+    return tags[np.argsort(order)]
+
+
+def _predecessors(moves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The labels that may follow any, the others, and `[others, choices]` the labels before each (-1: no more)."""
+    inner = moves[:-1]
+    free, few = np.flatnonzero(inner.all(0)), np.flatnonzero(~inner.all(0))
+    found = [np.flatnonzero(inner[:, label]) for label in few]
+    before = np.full((len(few), max(map(len, found), default=1) or 1), -1)
+    for row, labels in zip(before, found, strict=True):
+        row[: len(labels)] = labels
+    return free, few, before
 
 
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """The spans a tag sequence names: (type, first word, word after the last). An `I-x` out of place begins one."""
     found: list[tuple[str, int, int]] = []
+    kind, first = "", 0
     for i, tag in enumerate(tags):
-        kind = tag[2:]
         if tag == "O":
-            continue
-        if tag.startswith("I-") and found and found[-1][0] == kind and found[-1][2] == i:
-            found[-1] = (kind, found[-1][1], i + 1)
-        else:
-            found.append((kind, i, i + 1))
+            if kind:
+                found.append((kind, first, i))
+                kind = ""
+        elif tag[0] != "I" or tag[2:] != kind:
+            if kind:
+                found.append((kind, first, i))
+            kind, first = tag[2:], i
+    if kind:
+        found.append((kind, first, len(tags)))
     return found

@@ -17,8 +17,9 @@ def resolve_pooling(pooling: str, causal: bool) -> str:
 def pool(hidden: torch.Tensor, mask: torch.Tensor, how: str) -> torch.Tensor:
     """`hidden [batch, seq, width]`, `mask [batch, seq]` -> `[batch, width]`; padding on either side is left out."""
     if how == "mean":
-        weights = mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        weights = mask.to(hidden.dtype)
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
+        return torch.bmm(weights.unsqueeze(1), hidden).squeeze(1)
     positions = torch.arange(mask.shape[1], device=mask.device)
     real = mask.bool()
     if how == "last":

@@ -54,6 +54,8 @@ def tag_words(
 
 
 def _flat(features: Sequence[Features], key: str, counts: np.ndarray) -> np.ndarray:
+    if isinstance(features[0][key], np.ndarray):  # as they were encoded; from a data set they come as lists
+        return np.concatenate([feature[key] for feature in features])
     values = chain.from_iterable(feature[key] for feature in features)
     return np.fromiter(values, dtype=np.int64, count=counts.sum())
 

@@ -136,7 +136,8 @@ class TokenClassification(Task):
         """The words of a row with their places: in its text, or in its words joined."""
         value = row[self.tokens]
         if isinstance(value, str):
-            return split_words(self.read_text(row, self.tokens, index), self.split or "words")
+            text = value if value.isascii() else self.read_text(row, self.tokens, index)
+            return split_words(text, self.split or "words")
         if not isinstance(value, Sequence):
             raise RowError(
                 f"Task {self.name!r}: column {self.tokens!r} must hold a list of words, got {shown(value)}.",
@@ -171,7 +172,7 @@ class TokenClassification(Task):
         labels = self.known("labels", self.labels)
         counts = np.array([len(self.words(row, i)) for i, row in enumerate(rows)], dtype=np.int64)
         best, sure = tag_words(logits, features, counts, labels, legal=self.spans and self.scheme != "iob1")
-        tags, scores = [labels[k] for k in best.tolist()], sure.tolist()
+        tags, scores = np.array(labels, dtype=object)[best].tolist(), sure.tolist()
         ends = np.cumsum(counts).tolist()
         starts = [0, *ends[:-1]]
         return [{"tags": tags[s:e], "scores": scores[s:e]} for s, e in zip(starts, ends, strict=True)]
@@ -181,9 +182,11 @@ class TokenClassification(Task):
         tags, scores = prediction["tags"], prediction["scores"]
         text = value if isinstance(value, str) else gap_between(self.split or "words").join(value)
         if not self.spans:
+            if not text.isascii():  # what is not text was replaced for the tokenizer, but here stands what was given
+                words = tuple((text[start:end], start, end) for _, start, end in words)
             return [
-                {"entity": tag, "score": score, "index": i, "word": text[s:e], "start": s, "end": e}
-                for i, (tag, score, (_, s, e)) in enumerate(zip(tags, scores, words, strict=True))
+                {"entity": tag, "score": score, "index": i, "word": word, "start": start, "end": end}
+                for i, (tag, score, (word, start, end)) in enumerate(zip(tags, scores, words, strict=True))
             ]
         found = []
         for kind, first, end in spans(tags):

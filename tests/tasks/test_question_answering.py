@@ -642,11 +642,17 @@ def test_encoding_takes_at_most_twice_the_tokenizer_itself(tokenizers):
     assert least_time(lambda: task.encode(rows, tokenizer)) <= 2 * least_time(bare)
 
 
-def test_a_thousand_windows_are_decoded_in_half_a_second():
+def test_decoding_takes_at_most_twelve_times_the_sum_of_all_starts_and_ends():
     text = "word " * 400
     offsets = [[i * 5, i * 5 + 4] for i in range(350)]
-    features = [{"row": i, "first": 20, "offsets": offsets} for i in range(1000)]
+    features = [{"row": i, "first": 20, "offsets": offsets} for i in range(300)]
     rng = np.random.default_rng(0)
-    logits = [rng.normal(size=(384, 2)).astype(np.float32)] * 1000
-    rows = [{"question": "Which?", "context": text}] * 1000
-    assert least_time(lambda: QuestionAnswering(name="a").decode(logits, features, rows)) <= 0.5
+    logits = [rng.normal(size=(384, 2)).astype(np.float32)] * 300
+    rows = [{"question": "Which?", "context": text}] * 300
+
+    def sums():
+        for values in logits:
+            (values[:, :1] + values[:, 1]).argmax()
+
+    task = QuestionAnswering(name="a")
+    assert least_time(lambda: task.decode(logits, features, rows)) <= 12 * least_time(sums)
