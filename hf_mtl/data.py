@@ -13,12 +13,12 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from .tasks import RowError, Task
+from .tasks.word_windows import stack_positions
 
 __all__ = ["EncodedDataset", "MultiTaskCollator", "MultiTaskDataset", "encode_dataset", "named_rows"]
 
 # What a model sees of a feature; the rest is for decoding.
-INPUTS = ("input_ids", "token_type_ids", "labels")
-_NOT_ENCODED = ("weight", "dropout", "layer", "pooling", "scheme")
+INPUTS = ("input_ids", "token_type_ids", "positions", "labels")
 
 
 class EncodedDataset(TorchDataset):
@@ -95,11 +95,11 @@ class MultiTaskDataset(TorchDataset):
 
 
 class MultiTaskCollator:
-    """Features -> one padded batch: `input_ids`, `attention_mask`, `task_ids [batch]`, `labels`.
+    """Features -> one padded batch: `input_ids`, `attention_mask`, `task_ids [batch]`, `word_positions`, `labels`.
 
     Padding goes to the right whatever the tokenizer says: masked encoders do not mind, a causal backbone's tokens do
-    not see it, and a feature's positions stay the batch's positions. `labels` is a tensor when all rows are of one
-    task, else task -> the labels of its rows.
+    not see it, and a feature's positions stay the batch's positions. `word_positions` (of tasks that read words) and
+    `labels` are tensors when all rows are of one task, else task -> those of its rows.
 
     Args:
         tokenizer: for the padding token.
@@ -122,14 +122,17 @@ class MultiTaskCollator:
                 batch[key] = torch.from_numpy(values)
         ids = [feature["task_ids"] for feature in features]
         batch["task_ids"] = torch.tensor(ids)
-        if "labels" in features[0]:
-            by_task = {
-                self.tasks[k].name: self.tasks[k].stack_labels(
-                    [feature["labels"] for feature in features if feature["task_ids"] == k], longest
-                )
-                for k in sorted(set(ids))
-            }
-            batch["labels"] = next(iter(by_task.values())) if len(by_task) == 1 else by_task
+        labels, positions = {}, {}
+        for k in sorted(set(ids)):
+            task, own, length = self.tasks[k], [f for f in features if f["task_ids"] == k], longest
+            if task.per_word:
+                positions[task.name] = stack_positions([feature["positions"] for feature in own])
+                length = positions[task.name].shape[1]
+            if "labels" in own[0]:
+                labels[task.name] = task.stack_labels([feature["labels"] for feature in own], length)
+        for key, by_task in (("word_positions", positions), ("labels", labels)):
+            if by_task:
+                batch[key] = next(iter(by_task.values())) if len(set(ids)) == 1 else by_task
         return batch
 
 
@@ -170,7 +173,7 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
             feature["row"] = indices[feature["row"]]
         return {key: [feature[key] for feature in encoded] for key in encoded[0]}
 
-    known = {k: v for k, v in task.to_dict().items() if k not in _NOT_ENCODED}
+    known = {k: v for k, v in task.to_dict().items() if k not in task.not_in_features}
     identity = [
         dataset._fingerprint,
         json.dumps(known, sort_keys=True),

@@ -238,6 +238,7 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         tasks: Sequence[str] | None = None,
         task_ids: torch.Tensor | None = None,
+        word_positions: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
         labels: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> MultiTaskOutput:
@@ -251,11 +252,14 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
             tasks: names: every row is answered by each of these tasks. All tasks where neither this nor `task_ids`
                 is given.
             task_ids: `[batch]`: each row is answered by one task, numbered in the order of `config.tasks`.
+            word_positions: `[batch, words]`, for tasks that read words: which subwords their heads see, -1 where
+                there are no more. A tensor when only one task is asked, else task -> those of this task's rows.
+                Where it is not given such a head sees every subword.
             labels: a tensor when only one task is asked, else task -> the labels of this task's rows.
             **kwargs: more of the backbone's inputs. Hidden states are had from `encode`.
 
         Raises:
-            ValueError: an unknown task, both `tasks` and `task_ids`, or labels that do not say whose they are.
+            ValueError: an unknown task, both `tasks` and `task_ids`, or labels or positions that do not say whose they are.
         """
         for name in {"output_hidden_states", "output_attentions", "return_dict"} & kwargs.keys():
             if kwargs.pop(name) not in (None, name == "return_dict"):
@@ -278,8 +282,11 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
             seen = self._each_row_by_its_own(task_ids, attention_mask, inputs)
         else:
             raise ValueError("Give `tasks` (each answers every row) or `task_ids` (one task a row), not both.")
-        gold = _labels_of(labels, list(seen))
-        outputs = {name: self.head(name, *states, labels=gold.get(name)) for name, states in seen.items()}
+        gold, places = _of_tasks("labels", labels, list(seen)), _of_tasks("word_positions", word_positions, list(seen))
+        outputs = {
+            name: self.head(name, *states, labels=gold.get(name), positions=places.get(name))
+            for name, states in seen.items()
+        }
         losses = {name: output.loss for name, output in outputs.items() if output.loss is not None}
         loss = torch.stack([losses[name] * self.tasks[name].weight for name in losses]).sum() if losses else None
         return MultiTaskOutput(
@@ -316,9 +323,15 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         states: tuple[torch.Tensor, ...],
         mask: torch.Tensor,
         labels: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> TaskOutput:
-        """One task's head on what `encode` gave."""
-        return self.heads[name](states[self.tasks[name].layer], mask, labels)
+        """One task's head on what `encode` gave, or on the subwords at `positions` of it. See `forward`."""
+        hidden = states[self.tasks[name].layer]
+        if positions is not None and self.tasks[name].per_word:
+            positions = positions.to(hidden.device)
+            mask = (positions >= 0).to(mask.dtype)
+            hidden = hidden.gather(1, positions.clamp(min=0).unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        return self.heads[name](hidden, mask, labels)
 
     def _every_row_by_each(
         self, names: list[str], mask: torch.Tensor, inputs: dict[str, Any]
@@ -391,16 +404,16 @@ def _check_layer(task: Task, config: Any) -> None:
         )
 
 
-def _labels_of(
-    labels: torch.Tensor | Mapping[str, torch.Tensor] | None, names: list[str]
+def _of_tasks(
+    what: str, values: torch.Tensor | Mapping[str, torch.Tensor] | None, names: list[str]
 ) -> Mapping[str, torch.Tensor]:
-    if labels is None:
+    if values is None:
         return {}
-    if isinstance(labels, Mapping):
-        for name in labels:
+    if isinstance(values, Mapping):
+        for name in values:
             if name not in names:
-                raise ValueError(f"labels has {name!r}, which the batch does not ask. {nearest(str(name), names)}")
-        return labels
+                raise ValueError(f"{what} has {name!r}, which the batch does not ask. {nearest(str(name), names)}")
+        return values
     if len(names) != 1:
-        raise ValueError(f"The batch asks tasks {names}: give labels as a dict task -> tensor, not as one tensor.")
-    return {names[0]: labels}
+        raise ValueError(f"The batch asks tasks {names}: give {what} as a dict task -> tensor, not as one tensor.")
+    return {names[0]: values}

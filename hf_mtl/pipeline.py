@@ -200,13 +200,13 @@ class MultiTaskPipeline(Pipeline):
         states = self.model.encode(batch.names, mask, index, **given)
         mask = mask.to(states[-1].device)
         for reading in batch.readings:
-            seen, real = states, mask
-            if len(reading.rows) < len(mask):
+            seen, real, positions = states, mask, reading.positions()
+            if reading.rows != list(range(len(mask))):
                 chosen = torch.tensor(reading.rows, device=mask.device)
                 seen, real = tuple(state[chosen] for state in states), mask[chosen]
             for task in reading.tasks:
-                logits = self.model.head(task.name, seen, real).logits.float().cpu().numpy()
-                reading.request.keep(task, logits, reading.places)
+                output = self.model.head(task.name, seen, real, positions=positions)
+                reading.request.keep(task, output.logits.float().cpu().numpy(), reading.places)
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: Window

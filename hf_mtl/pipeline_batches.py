@@ -10,6 +10,7 @@ import torch
 
 from .tasks import Task
 from .tasks.base import Features, Row
+from .tasks.word_windows import stack_positions
 
 __all__ = ["Batch", "Request", "WindowTokenizer", "cheapest_cuts", "make_batches"]
 
@@ -40,12 +41,8 @@ class Request:
     def keep(self, task: Task, logits: np.ndarray, places: Iterable[tuple[int, int]]) -> None:
         """Takes a task's logits of a batch; `places` says which of its rows are which features."""
         kept = self.logits[task.name]
-        if task.per_token:
-            for row, i in places:
-                kept[i] = logits[row, : len(self.features[i]["input_ids"])]
-        else:
-            for row, i in places:
-                kept[i] = logits[row]
+        for row, i in places:
+            kept[i] = task.cut(logits[row], self.features[i])
 
 
 @dataclass(slots=True)
@@ -66,6 +63,18 @@ class Reading:
     tasks: list[Task]
     rows: list[int] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, row: int, feature: int) -> None:
+        """The feature is read off the row. Two features may share it if they are not read at places of their own."""
+        if not self.rows or self.rows[-1] != row or self.tasks[0].per_word:
+            self.rows.append(row)
+        self.places.append((len(self.rows) - 1, feature))
+
+    def positions(self) -> torch.Tensor | None:
+        """`[rows, words]` the subwords that are read, for tasks that read words."""
+        if not self.tasks[0].per_word:
+            return None
+        return stack_positions([self.request.features[i]["positions"] for _, i in self.places])
 
 
 @dataclass
@@ -160,9 +169,7 @@ def _batch(inputs: Sequence[Input], requests: Sequence[Request], tokenizer: Any)
                 request = requests[number]
                 tasks = [task for task in request.tasks if item.adapter in (None, task.name)]
                 reading = readings[number, item.adapter] = Reading(request, tasks)
-            if not reading.rows or reading.rows[-1] != row:
-                reading.rows.append(row)
-            reading.places.append((len(reading.rows) - 1, feature))
+            reading.add(row, feature)
     names = [task.name for reading in readings.values() for task in reading.tasks]
     index = None
     if inputs[0].adapter is not None:

@@ -336,7 +336,5 @@ def _decode(part: EncodedDataset, logits: Any, order: np.ndarray) -> list[Any]:
     """Predictions of the rows, from the logits of the features in another order."""
     features = list(part.features)
     back = np.argsort(order)
-    cut = [logits[k] for k in back.tolist()]
-    if part.task.per_token:
-        cut = [values[: len(feature["input_ids"])] for values, feature in zip(cut, features, strict=True)]
+    cut = [part.task.cut(logits[k], feature) for k, feature in zip(back.tolist(), features, strict=True)]
     return part.task.decode(cut, features, _rows(part))

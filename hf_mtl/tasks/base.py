@@ -72,10 +72,14 @@ class Task:
 
     type: ClassVar[str] = ""
     main_metric: ClassVar[str] = ""
-    # Logits have a position axis, `[batch, seq, ...]`, and are cut to an input's own length before decoding.
+    # The head gives logits for each subword, `[batch, seq, ...]`.
     per_token: ClassVar[bool] = False
-    # Fields that change nothing of how rows without labels are encoded.
-    not_encoded: ClassVar[frozenset[str]] = frozenset({"name", "weight", "layer", "dropout"})
+    # The head sees only the subwords at a feature's `positions`, and gives logits for each, `[batch, words, ...]`.
+    per_word: ClassVar[bool] = False
+    # Fields that change nothing of the features.
+    not_in_features: ClassVar[frozenset[str]] = frozenset({"weight", "layer", "dropout"})
+    # Fields that change nothing of the features of rows without labels.
+    not_encoded: ClassVar[frozenset[str]] = frozenset({"name"}) | not_in_features
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -171,7 +175,7 @@ class Task:
 
         Args:
             labels: what `encode` gave, a row each.
-            length: positions of the padded batch, for tasks that label each of them.
+            length: subwords, or where `per_word` positions, of the padded batch, for tasks that label each of them.
         """
         return torch.tensor(labels)
 
@@ -253,11 +257,21 @@ class Task:
         """Logits -> one JSON-able prediction a row.
 
         Args:
-            logits: an array of float32 for each feature, cut to its own length where `per_token`.
+            logits: an array of float32 for each feature, cut to its own length where `per_token` or `per_word`.
             features: what `encode` gave; `features[i]["row"]` says which row feature i is of.
             rows: the rows that were encoded.
         """
         raise NotImplementedError
+
+    def cut(self, logits: np.ndarray, feature: Features) -> np.ndarray:
+        """A feature's logits without those of a batch's padding."""
+        if self.per_word:
+            return logits[: len(feature["positions"])]
+        return logits[: len(feature["input_ids"])] if self.per_token else logits
+
+    def tune(self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]) -> Self:
+        """This task with what is best chosen on validation data, such as a threshold. Arguments as for `decode`."""
+        return self
 
     def answer(self, prediction: Any, row: Row) -> Any:
         """A prediction in the fields that transformers' own pipelines give for this kind of task."""

@@ -1,4 +1,4 @@
-"""Logits of subwords -> the tag of each word and how sure it is, legal where tags are BIO tags."""
+"""Logits of words -> the tag of each word and how sure it is, legal where tags are BIO tags."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -25,8 +25,8 @@ def tag_words(
     """The best tag of each word of many rows, one row after the other, and its probability.
 
     Args:
-        logits: `[subwords, labels]` for each feature.
-        features: with `row`, `words` and `positions`, as `encode_words` gives them.
+        logits: `[words, labels]` for each feature.
+        features: with `row` and `words`, as `encode_words` gives them.
         counts: `[rows]` the words of each row.
         labels: the tag names.
         legal: the best legal sequence of BIO tags, rather than the best tag of each word.
@@ -40,10 +40,8 @@ def tag_words(
     scores[:, labels.index("O") if "O" in labels else 0] = 1e-3
     if len(features):
         read = np.array([len(feature["words"]) for feature in features], dtype=np.int64)
-        before = np.cumsum([0, *map(len, logits)])[:-1]
         rows = np.array([feature["row"] for feature in features], dtype=np.int64)
-        words = _flat(features, "words", read) + np.repeat(first[rows], read)
-        scores[words] = np.concatenate(logits)[_flat(features, "positions", read) + np.repeat(before, read)]
+        scores[_words(features, read) + np.repeat(first[rows], read)] = np.concatenate(logits)
     best = scores.argmax(-1)
     if legal and len(best):
         for chosen in _illegal(best, first, labels):
@@ -53,10 +51,10 @@ def tag_words(
     return best, np.exp(scores[np.arange(len(best)), best] - top) / shares
 
 
-def _flat(features: Sequence[Features], key: str, counts: np.ndarray) -> np.ndarray:
-    if isinstance(features[0][key], np.ndarray):  # as they were encoded; from a data set they come as lists
-        return np.concatenate([feature[key] for feature in features])
-    values = chain.from_iterable(feature[key] for feature in features)
+def _words(features: Sequence[Features], counts: np.ndarray) -> np.ndarray:
+    if isinstance(features[0]["words"], np.ndarray):  # as they were encoded; from a data set they come as lists
+        return np.concatenate([feature["words"] for feature in features])
+    values = chain.from_iterable(feature["words"] for feature in features)
     return np.fromiter(values, dtype=np.int64, count=counts.sum())
 
 

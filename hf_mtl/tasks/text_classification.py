@@ -42,6 +42,7 @@ class TextClassification(Task):
     pooling: str = "auto"
 
     main_metric = "accuracy"
+    not_in_features = Task.not_in_features | {"pooling"}
     not_encoded = Task.not_encoded | {"label", "labels", "pooling"}
 
     def __post_init__(self) -> None:

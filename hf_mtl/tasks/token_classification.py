@@ -57,7 +57,8 @@ class TokenClassification(Task):
     scheme: str | None = None
 
     main_metric = "accuracy"
-    per_token = True
+    per_word = True
+    not_in_features = Task.not_in_features | {"scheme"}
     not_encoded = Task.not_encoded | {"tags", "labels", "scheme"}
 
     def __post_init__(self) -> None:
@@ -123,9 +124,9 @@ class TokenClassification(Task):
             index = label_index(self.known("labels", self.labels))
             gold = [self._gold(row, len(words[i]), index, i) for i, row in enumerate(rows)]
             for feature in features:
-                labels = np.full(len(feature["input_ids"]), IGNORED)
+                labels = gold[feature["row"]][feature["words"]]
                 # Where words share a subword (characters of a Latin run) the first of them trains it.
-                labels[feature["positions"][::-1]] = gold[feature["row"]][feature["words"]][::-1]
+                labels[1:][np.diff(feature["positions"]) == 0] = IGNORED
                 feature["labels"] = labels.tolist()
         return features
 
@@ -214,7 +215,7 @@ def _named(moves: Mapping[tuple[Any, Any], int], labels: tuple[str, ...]) -> dic
 
 
 class TokenClassifier(nn.Module):
-    """Dropout -> linear on every position, in the dtype of its own weights."""
+    """Dropout -> linear on every word, in the dtype of its own weights."""
 
     def __init__(self, width: int, labels: int, dropout: float):
         super().__init__()
@@ -222,7 +223,7 @@ class TokenClassifier(nn.Module):
         self.classifier = nn.Linear(width, labels)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
-        """`hidden [batch, seq, width]`, `labels [batch, seq]` or -100 -> `logits [batch, seq, labels]`."""
+        """`hidden [batch, words, width]`, `labels [batch, words]` or -100 -> `logits [batch, words, labels]`."""
         logits = self.classifier(self.dropout(hidden.to(self.classifier.weight.dtype)))
         if labels is None:
             return TaskOutput(None, logits)

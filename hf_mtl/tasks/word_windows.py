@@ -5,11 +5,12 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import torch
 
 from .base import Features
 from .words import first_subwords, gap_between
 
-__all__ = ["encode_words"]
+__all__ = ["encode_words", "stack_positions"]
 
 # Of a long row's window, how much is context shared with the window before.
 OVERLAP = 0.25
@@ -55,6 +56,12 @@ def encode_words(rows: Sequence[Sequence[str]], tokenizer: Any, split: str, limi
             feature["token_type_ids"] = types[place] or [0]
         features.append(feature)
     return features
+
+
+def stack_positions(positions: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The positions of a batch's features, `[batch, words]`; -1 where a feature has no more."""
+    longest = max(1, *map(len, positions))
+    return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in positions])
 
 
 def _read(

@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoTokenizer
 
 from hf_mtl import MultiTaskModel
 from hf_mtl.backbone import prepare_tokenizer
-from hf_mtl.data import MultiTaskCollator, encode_dataset
+from hf_mtl.data import INPUTS, MultiTaskCollator, encode_dataset
 from hf_mtl.tasks import TASK_TYPES, Task, task_class, task_from_dict
 
-# task type -> (the quickstart's data that fits it, fields, a pipeline input)
-EXAMPLES: dict[str, tuple[str, dict[str, Any], Any]] = {
+# task type -> (the quickstart's data, a file of tests/data, or rows, that fit it; fields; a pipeline input)
+EXAMPLES: dict[str, tuple[str | list[dict], dict[str, Any], Any]] = {
     "text-classification": ("intent", {}, "I lost my card"),
     "token-classification": ("pos", {}, "I lost my card in Paris ."),
     "question-answering": (
@@ -31,7 +31,7 @@ KINDS = ["bert", "roberta", "gpt2", "t5"]
 def made(request: pytest.FixtureRequest, rows: Any) -> tuple[Task, list[dict], Any]:
     assert request.param in EXAMPLES, f"Task type {request.param!r} needs an entry in EXAMPLES."
     data, fields, example = EXAMPLES[request.param]
-    found = rows(data, "train", 24)
+    found = data if isinstance(data, list) else rows(data, "train", 24)
     return (
         task_class(request.param).from_dataset("it", datasets.Dataset.from_list(found), **fields),
         found,
@@ -50,10 +50,10 @@ def answers(model: MultiTaskModel, task: Task, rows: list[dict], batch: int) -> 
     logits: list[np.ndarray] = []
     for start in range(0, len(features), batch):
         part = features[start : start + batch]
-        seen = [{k: v for k, v in f.items() if k in ("input_ids", "token_type_ids")} | {"task_ids": 0} for f in part]
+        seen = [{k: v for k, v in f.items() if k in INPUTS and k != "labels"} | {"task_ids": 0} for f in part]
         with torch.no_grad():
             output = model(**collate(seen)).logits[task.name].float().numpy()
-        logits += [v[: len(f["input_ids"])] if task.per_token else v for v, f in zip(output, part, strict=True)]
+        logits += [task.cut(values, feature) for values, feature in zip(output, part, strict=True)]
     return task.decode(logits, features, rows)
 
 

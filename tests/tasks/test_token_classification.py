@@ -38,10 +38,10 @@ def decode_gold(task, rows, tokenizer):
     features = task.encode(rows, tokenizer)
     logits, read = [], [set() for _ in rows]
     for feature in features:
-        values = np.zeros((len(feature["input_ids"]), len(task.labels)), np.float32)
-        for position, label in enumerate(feature["labels"]):
+        values = np.zeros((len(feature["words"]), len(task.labels)), np.float32)
+        for word, label in enumerate(feature["labels"]):
             if label >= 0:
-                values[position, label] = 20
+                values[word, label] = 20
         logits.append(values)
         read[feature["row"]] |= set(map(int, feature["words"]))
     return task.decode(logits, features, rows), read
