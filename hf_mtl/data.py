@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from .tasks import RowError, Task
+from .tasks.groups import group_rows
 from .tasks.word_windows import stack_positions
 
 __all__ = ["EncodedDataset", "MultiTaskCollator", "MultiTaskDataset", "encode_dataset", "named_rows"]
@@ -55,11 +56,15 @@ class EncodedDataset(TorchDataset):
         ]
 
     def lengths(self) -> np.ndarray:
-        """`[features]` subwords of each."""
+        """`[features]` subwords of each, of all its inputs."""
         import pyarrow.compute as pc
 
         column = self.features.with_format("arrow")["input_ids"][:]
-        return pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+        counts = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+        if not self.task.grouped:
+            return counts
+        inner = pc.list_value_length(pc.list_flatten(column)).to_numpy(zero_copy_only=False).astype(np.int64)
+        return np.add.reduceat(inner, np.cumsum(counts) - counts)
 
     def sorted_by_length(self) -> tuple["EncodedDataset", np.ndarray]:
         """The longest first, and the order: item i of the result is item `order[i]` of this."""
@@ -95,11 +100,12 @@ class MultiTaskDataset(TorchDataset):
 
 
 class MultiTaskCollator:
-    """Features -> one padded batch: `input_ids`, `attention_mask`, `task_ids [batch]`, `word_positions`, `labels`.
+    """Features -> one padded batch: `input_ids`, `attention_mask`, `task_ids [batch]`, and what the tasks present need.
 
     Padding goes to the right whatever the tokenizer says: masked encoders do not mind, a causal backbone's tokens do
-    not see it, and a feature's positions stay the batch's positions. `word_positions` (of tasks that read words) and
-    `labels` are tensors when all rows are of one task, else task -> those of its rows.
+    not see it, and a feature's positions stay the batch's positions. `word_positions` (of tasks that read words),
+    `row_groups` (of tasks whose features have several inputs, a row each) and `labels` are tensors when all rows are
+    of one task, else task -> those of its rows.
 
     Args:
         tokenizer: for the padding token.
@@ -111,29 +117,39 @@ class MultiTaskCollator:
         self.tasks = list(tasks)
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        lengths = np.array([len(feature["input_ids"]) for feature in features])
+        inputs = [part for feature in features for part in self._inputs(feature)]
+        lengths = np.array([len(part["input_ids"]) for part in inputs])
         longest = int(lengths.max())
         real = np.arange(longest) < lengths[:, None]
         batch: dict[str, Any] = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
         for key, filler in (("input_ids", self.tokenizer.pad_token_id), ("token_type_ids", 0)):
-            if key in features[0]:
+            if key in inputs[0]:
                 values = np.full(real.shape, filler, dtype=np.int64)
-                values[real] = list(chain.from_iterable(feature[key] for feature in features))
+                values[real] = list(chain.from_iterable(part[key] for part in inputs))
                 batch[key] = torch.from_numpy(values)
-        ids = [feature["task_ids"] for feature in features]
-        batch["task_ids"] = torch.tensor(ids)
-        labels, positions = {}, {}
-        for k in sorted(set(ids)):
+        batch["task_ids"] = torch.tensor([part["task_ids"] for part in inputs])
+        ids = {feature["task_ids"] for feature in features}
+        labels, positions, groups = {}, {}, {}
+        for k in sorted(ids):
             task, own, length = self.tasks[k], [f for f in features if f["task_ids"] == k], longest
             if task.per_word:
                 positions[task.name] = stack_positions([feature["positions"] for feature in own])
                 length = positions[task.name].shape[1]
+            if task.grouped:
+                groups[task.name] = group_rows([len(feature["input_ids"]) for feature in own])
             if "labels" in own[0]:
                 labels[task.name] = task.stack_labels([feature["labels"] for feature in own], length)
-        for key, by_task in (("word_positions", positions), ("labels", labels)):
+        for key, by_task in (("word_positions", positions), ("row_groups", groups), ("labels", labels)):
             if by_task:
-                batch[key] = next(iter(by_task.values())) if len(set(ids)) == 1 else by_task
+                batch[key] = next(iter(by_task.values())) if len(ids) == 1 else by_task
         return batch
+
+    def _inputs(self, feature: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        if not self.tasks[feature["task_ids"]].grouped:
+            return [feature]
+        keys = [key for key in ("input_ids", "token_type_ids") if key in feature]
+        parts = zip(*(feature[key] for key in keys), strict=True)
+        return [dict(zip(keys, part, strict=True)) | {"task_ids": feature["task_ids"]} for part in parts]
 
 
 def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split: str) -> EncodedDataset:

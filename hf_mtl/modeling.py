@@ -34,6 +34,7 @@ from .config import MultiTaskConfig
 from .saving import SavingMixin
 from .tasks import Task, TaskOutput
 from .tasks.base import nearest
+from .tasks.groups import gather_groups
 
 __all__ = ["MultiTaskModel", "MultiTaskOutput"]
 
@@ -210,6 +211,23 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         self.config.tasks = [*(self.config.tasks or []), task.to_dict()]
         self._freeze()
 
+    def replace_task(self, task: Task) -> None:
+        """Puts a task in the place of that of its name, whose head and adapter it keeps: for a tuned threshold.
+
+        Raises:
+            ValueError: there is no such task, or it needs another head.
+        """
+        head = task.build_head(self.config.text_config).state_dict()
+        kept = self.heads[self.task(task.name).name].state_dict()
+        if task.type != self.tasks[task.name].type or {k: v.shape for k, v in head.items()} != {
+            k: v.shape for k, v in kept.items()
+        }:
+            raise ValueError(
+                f"Task {task.name!r} cannot be replaced: the new one needs another head. Remove it and add the new one."
+            )
+        self.tasks[task.name] = task
+        self.config.tasks = [task.to_dict() if v["name"] == task.name else v for v in self.config.tasks or []]
+
     def remove_task(self, name: str) -> None:
         """Takes a task out, with its head, its adapter and its part of the card.
 
@@ -239,6 +257,7 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         tasks: Sequence[str] | None = None,
         task_ids: torch.Tensor | None = None,
         word_positions: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
+        row_groups: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
         labels: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> MultiTaskOutput:
@@ -255,6 +274,8 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
             word_positions: `[batch, words]`, for tasks that read words: which subwords their heads see, -1 where
                 there are no more. A tensor when only one task is asked, else task -> those of this task's rows.
                 Where it is not given such a head sees every subword.
+            row_groups: `[examples, inputs]`, for tasks whose examples have several inputs each: which of the task's rows
+                they are, -1 where there are no more; said as `word_positions` are.
             labels: a tensor when only one task is asked, else task -> the labels of this task's rows.
             **kwargs: more of the backbone's inputs. Hidden states are had from `encode`.
 
@@ -282,9 +303,13 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
             seen = self._each_row_by_its_own(task_ids, attention_mask, inputs)
         else:
             raise ValueError("Give `tasks` (each answers every row) or `task_ids` (one task a row), not both.")
-        gold, places = _of_tasks("labels", labels, list(seen)), _of_tasks("word_positions", word_positions, list(seen))
+        gold = _of_tasks("labels", labels, list(seen))
+        places = _of_tasks("word_positions", word_positions, list(seen))
+        groups = _of_tasks("row_groups", row_groups, list(seen))
         outputs = {
-            name: self.head(name, *states, labels=gold.get(name), positions=places.get(name))
+            name: self.head(
+                name, *states, labels=gold.get(name), positions=places.get(name), groups=groups.get(name)
+            )
             for name, states in seen.items()
         }
         losses = {name: output.loss for name, output in outputs.items() if output.loss is not None}
@@ -324,9 +349,16 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         mask: torch.Tensor,
         labels: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
+        groups: torch.Tensor | None = None,
     ) -> TaskOutput:
         """One task's head on what `encode` gave, or on the subwords at `positions` of it. See `forward`."""
         hidden = states[self.tasks[name].layer]
+        if self.tasks[name].grouped:
+            if groups is None:
+                raise ValueError(
+                    f"Task {name!r} answers examples of several inputs: give row_groups, which rows each example has."
+                )
+            hidden, mask = gather_groups(hidden, mask, groups.to(hidden.device))
         if positions is not None and self.tasks[name].per_word:
             positions = positions.to(hidden.device)
             mask = (positions >= 0).to(mask.dtype)

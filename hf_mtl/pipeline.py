@@ -200,12 +200,12 @@ class MultiTaskPipeline(Pipeline):
         states = self.model.encode(batch.names, mask, index, **given)
         mask = mask.to(states[-1].device)
         for reading in batch.readings:
-            seen, real, positions = states, mask, reading.positions()
+            seen, real, positions, groups = states, mask, reading.positions(), reading.groups()
             if reading.rows != list(range(len(mask))):
                 chosen = torch.tensor(reading.rows, device=mask.device)
                 seen, real = tuple(state[chosen] for state in states), mask[chosen]
             for task in reading.tasks:
-                output = self.model.head(task.name, seen, real, positions=positions)
+                output = self.model.head(task.name, seen, real, positions=positions, groups=groups)
                 reading.request.keep(task, output.logits.float().cpu().numpy(), reading.places)
 
     def postprocess(  # type: ignore[override]

@@ -15,6 +15,10 @@ from .tasks.word_windows import stack_positions
 __all__ = ["Batch", "Request", "WindowTokenizer", "cheapest_cuts", "make_batches"]
 
 
+# A feature, and which of its inputs.
+Place = tuple[int, int]
+
+
 @dataclass
 class Request:
     """The part of a window that some tasks have: those that encode alike and answer the same examples.
@@ -38,11 +42,26 @@ class Request:
         self.features = self.tasks[0].encode(self.rows, tokenizer)
         self.logits = {task.name: [None] * len(self.features) for task in self.tasks}
 
-    def keep(self, task: Task, logits: np.ndarray, places: Iterable[tuple[int, int]]) -> None:
-        """Takes a task's logits of a batch; `places` says which of its rows are which features."""
+    def inputs(self) -> Iterator[tuple[Place, Sequence[int], Sequence[int] | None]]:
+        """Of each feature its input, or its inputs: whose it is, its subwords and their types."""
+        for i, feature in enumerate(self.features):
+            ids, types = feature["input_ids"], feature.get("token_type_ids")
+            if self.tasks[0].grouped:
+                for k, part in enumerate(ids):
+                    yield (i, k), part, None if types is None else types[k]
+            else:
+                yield (i, 0), ids, types
+
+    def keep(self, task: Task, logits: np.ndarray, places: Iterable[tuple[int, Place]]) -> None:
+        """Takes a task's logits of a batch; `places` says which of its rows are which inputs of which features."""
         kept = self.logits[task.name]
-        for row, i in places:
-            kept[i] = task.cut(logits[row], self.features[i])
+        for row, (i, k) in places:
+            if task.grouped:
+                if kept[i] is None:
+                    kept[i] = np.empty((len(self.features[i]["input_ids"]), *logits.shape[2:]), logits.dtype)
+                kept[i][k] = logits[row, 0]
+            else:
+                kept[i] = task.cut(logits[row], self.features[i])
 
 
 @dataclass(slots=True)
@@ -52,7 +71,7 @@ class Input:
     ids: Sequence[int]
     types: Sequence[int] | None
     adapter: str | None
-    features: list[tuple[int, int]] = field(default_factory=list)
+    features: list[tuple[int, Place]] = field(default_factory=list)
 
 
 @dataclass
@@ -62,19 +81,23 @@ class Reading:
     request: Request
     tasks: list[Task]
     rows: list[int] = field(default_factory=list)
-    places: list[tuple[int, int]] = field(default_factory=list)
+    places: list[tuple[int, Place]] = field(default_factory=list)
 
-    def add(self, row: int, feature: int) -> None:
-        """The feature is read off the row. Two features may share it if they are not read at places of their own."""
+    def add(self, row: int, place: Place) -> None:
+        """The input is read off the row. Two features may share it if they are not read at positions of their own."""
         if not self.rows or self.rows[-1] != row or self.tasks[0].per_word:
             self.rows.append(row)
-        self.places.append((len(self.rows) - 1, feature))
+        self.places.append((len(self.rows) - 1, place))
 
     def positions(self) -> torch.Tensor | None:
         """`[rows, words]` the subwords that are read, for tasks that read words."""
         if not self.tasks[0].per_word:
             return None
-        return stack_positions([self.request.features[i]["positions"] for _, i in self.places])
+        return stack_positions([self.request.features[i]["positions"] for _, (i, _) in self.places])
+
+    def groups(self) -> torch.Tensor | None:
+        """`[rows, 1]` each row by itself, for tasks whose features have several inputs."""
+        return torch.arange(len(self.rows)).unsqueeze(1) if self.tasks[0].grouped else None
 
 
 @dataclass
@@ -150,26 +173,25 @@ def _distinct(requests: Sequence[Request], adapters: bool) -> Iterable[Input]:
     found: dict[Any, Input] = {}
     for number, request in enumerate(requests):
         for adapter in [task.name for task in request.tasks] if adapters else [None]:
-            for i, feature in enumerate(request.features):
-                ids, types = feature["input_ids"], feature.get("token_type_ids")
+            for place, ids, types in request.inputs():
                 key = (adapter, tuple(ids), None if types is None else tuple(types))
                 item = found.get(key)
                 if item is None:
                     item = found[key] = Input(ids, types, adapter)
-                item.features.append((number, i))
+                item.features.append((number, place))
     return found.values()
 
 
 def _batch(inputs: Sequence[Input], requests: Sequence[Request], tokenizer: Any) -> Batch:
     readings: dict[tuple[int, str | None], Reading] = {}
     for row, item in enumerate(inputs):
-        for number, feature in item.features:
+        for number, place in item.features:
             reading = readings.get((number, item.adapter))
             if reading is None:
                 request = requests[number]
                 tasks = [task for task in request.tasks if item.adapter in (None, task.name)]
                 reading = readings[number, item.adapter] = Reading(request, tasks)
-            reading.add(row, feature)
+            reading.add(row, place)
     names = [task.name for reading in readings.values() for task in reading.tasks]
     index = None
     if inputs[0].adapter is not None:

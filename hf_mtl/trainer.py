@@ -18,6 +18,7 @@ from .metrics import flatten_scores, mean_score
 from .mixing import MultiTaskBatchSampler
 from .model_card import render_card, write_card
 from .modeling import MultiTaskModel
+from .tasks import Task
 from .training_args import MultiTaskTrainingArguments
 
 __all__ = ["MultiTaskTrainer"]
@@ -120,6 +121,10 @@ class MultiTaskTrainer(Trainer):
         }
 
     # ------------------------------------------------------------------ training
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        """Nothing is removed: the data sets give just what the collator makes a batch of."""
+        return data_collator
 
     def _check_tasks(self) -> None:
         if list(self._ids) != list(self.accelerator.unwrap_model(self.model).tasks):
@@ -229,6 +234,32 @@ class MultiTaskTrainer(Trainer):
                 scores[name] = task.score(task.baseline(gold, rows), task.references(rows))
         return scores
 
+    def tune(self, eval_dataset: Any = None) -> dict[str, Task]:
+        """Lets tasks choose on validation data what they choose there, thresholds say, and keeps it in the model.
+
+        Args:
+            eval_dataset: task -> data set; None takes the trainer's own.
+
+        Returns:
+            The tasks that have changed, by name.
+        """
+        self._check_tasks()
+        changed: dict[str, Task] = {}
+        for name, part in self._evaluated(eval_dataset, "eval").items():
+            task = self._tasks[name]
+            if type(task).tune is Task.tune or not part.labelled:
+                continue
+            tuned = task.tune(self._logits(name, part, "eval")[0], list(part.features), _rows(part))
+            if tuned != task:
+                changed[name] = tuned
+        for name, task in changed.items():
+            self.accelerator.unwrap_model(self.model).replace_task(task)
+            self._tasks[name] = task
+            for parts in (self.eval_dataset, self.train_dataset and self.train_dataset.parts):
+                if parts and name in parts:
+                    parts[name].task = task
+        return changed
+
     def prediction_step(
         self,
         model: Any,
@@ -289,6 +320,20 @@ class MultiTaskTrainer(Trainer):
         )
         return self.accelerator.prepare(loader)
 
+    def _logits(self, name: str, part: EncodedDataset, prefix: str) -> tuple[list[np.ndarray], float]:
+        """The logits of the features in their order, without padding, and the mean loss where there are labels."""
+        ordered, order = part.sorted_by_length()
+        loop = self.evaluation_loop(
+            self._in_order(ordered),
+            description=f"Evaluating {name}",
+            prediction_loss_only=False,
+            metric_key_prefix=f"{prefix}_{name}",
+        )
+        found: Any = loop.predictions
+        back = np.argsort(order).tolist()
+        logits = [part.task.cut(found[k], feature) for k, feature in zip(back, part.features, strict=True)]
+        return logits, (loop.metrics or {}).get(f"{prefix}_{name}_loss", math.nan)
+
     def _answer(self, data: Any, prefix: str) -> tuple[dict[str, tuple[list[Any], Any]], Scores, dict[str, float], int]:
         """All tasks' predictions and gold answers, their scores, these as flat metrics, and the number of features."""
         self._check_tasks()
@@ -297,19 +342,14 @@ class MultiTaskTrainer(Trainer):
         losses: dict[str, float] = {}
         count = 0
         for name, part in self._evaluated(data, prefix).items():
-            ordered, order = part.sorted_by_length()
-            loop = self.evaluation_loop(
-                self._in_order(ordered),
-                description=f"Evaluating {name}",
-                prediction_loss_only=False,
-                metric_key_prefix=f"{prefix}_{name}",
-            )
-            predictions = _decode(part, loop.predictions, order)
+            logits, loss = self._logits(name, part, prefix)
+            rows = _rows(part)
+            predictions = self._tasks[name].decode(logits, list(part.features), rows)
             gold = None
             if part.labelled:
-                gold = part.task.references(_rows(part))
+                gold = part.task.references(rows)
                 scores[name] = part.task.score(predictions, gold)
-                losses[f"{prefix}_{name}_loss"] = (loop.metrics or {})[f"{prefix}_{name}_loss"]
+                losses[f"{prefix}_{name}_loss"] = loss
             found[name] = (predictions, gold)
             count += len(part)
         metrics = flatten_scores(scores, prefix) | losses
@@ -332,9 +372,3 @@ def _rows(part: EncodedDataset) -> list[dict[str, Any]]:
     return named_rows(part.rows[:], part.rows.features)
 
 
-def _decode(part: EncodedDataset, logits: Any, order: np.ndarray) -> list[Any]:
-    """Predictions of the rows, from the logits of the features in another order."""
-    features = list(part.features)
-    back = np.argsort(order)
-    cut = [part.task.cut(logits[k], feature) for k, feature in zip(back.tolist(), features, strict=True)]
-    return part.task.decode(cut, features, _rows(part))

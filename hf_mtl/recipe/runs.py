@@ -97,6 +97,8 @@ def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool 
         model, args, train_dataset=_split(data, "train"), eval_dataset=_split(data, "validation") or None
     )
     trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.eval_dataset is not None:
+        trainer.tune()
     reports = {split: _report(trainer, model.tasks, split, data) for split in SPLITS[1:] if _split(data, split)}
     for report in reports.values():
         trainer.log(dict(report.metrics))

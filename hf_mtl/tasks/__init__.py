@@ -1,6 +1,7 @@
 """Task types: one file each, from columns to scores."""
 
 from .base import RowError, Task, TaskOutput
+from .multiple_choice import MultipleChoice
 from .question_answering import QuestionAnswering
 from .registry import TASK_TYPES, register_task, task_class, task_from_dict
 from .text_classification import TextClassification
@@ -8,6 +9,7 @@ from .token_classification import TokenClassification
 
 __all__ = [
     "TASK_TYPES",
+    "MultipleChoice",
     "QuestionAnswering",
     "RowError",
     "Task",

@@ -76,6 +76,9 @@ class Task:
     per_token: ClassVar[bool] = False
     # The head sees only the subwords at a feature's `positions`, and gives logits for each, `[batch, words, ...]`.
     per_word: ClassVar[bool] = False
+    # A feature has several inputs (`input_ids` is a list of lists); the head gets `[batch, inputs, seq, ...]` and gives
+    # logits for each, `[batch, inputs, ...]`, which hang on that input alone.
+    grouped: ClassVar[bool] = False
     # Fields that change nothing of the features.
     not_in_features: ClassVar[frozenset[str]] = frozenset({"weight", "layer", "dropout"})
     # Fields that change nothing of the features of rows without labels.
@@ -267,7 +270,7 @@ class Task:
         """A feature's logits without those of a batch's padding."""
         if self.per_word:
             return logits[: len(feature["positions"])]
-        return logits[: len(feature["input_ids"])] if self.per_token else logits
+        return logits[: len(feature["input_ids"])] if self.per_token or self.grouped else logits
 
     def tune(self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]) -> Self:
         """This task with what is best chosen on validation data, such as a threshold. Arguments as for `decode`."""

@@ -18,6 +18,11 @@ from hf_mtl.tasks import TASK_TYPES, Task, task_class, task_from_dict
 EXAMPLES: dict[str, tuple[str | list[dict], dict[str, Any], Any]] = {
     "text-classification": ("intent", {}, "I lost my card"),
     "token-classification": ("pos", {}, "I lost my card in Paris ."),
+    "multiple-choice": (
+        [{"question": f"What is {i}?", "choices": ["a", "bee", "see"][: 2 + i % 2], "label": i % 2} for i in range(12)],
+        {},
+        {"question": "What is it?", "choices": ["this", "that"]},
+    ),
     "question-answering": (
         "answer",
         {"max_length": 96, "stride": 16},
@@ -136,7 +141,8 @@ def test_no_input_is_longer_than_the_backbone_takes(made: Any, tiny_backbone: An
     first = next(k for k in reversed(list(columns)) if k in long)
     long[first] = long[first] * 200
     features = task.encode([long], tokenizer)
-    assert max(len(f["input_ids"]) for f in features) <= tokenizer.model_max_length == 128
+    inputs = [ids for f in features for ids in (f["input_ids"] if task.grouped else [f["input_ids"]])]
+    assert max(map(len, inputs)) <= tokenizer.model_max_length == 128
 
 
 @pytest.mark.parametrize("column_is", ["gone", "a number"])
