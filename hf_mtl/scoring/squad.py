@@ -8,16 +8,21 @@ from typing import ClassVar
 
 from .base import TEXT, TEXTS, LocalMetric, check_rows, check_texts
 
-__all__ = ["SquadScore", "squad_scores"]
+__all__ = ["SquadScore", "answer_f1", "squad_scores"]
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+# Scripts that put no space between words: there a character is a word, as in CMRC 2018's official program.
+_UNSPACED = re.compile(r"([\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
+_THEIR_PUNCTUATION = str.maketrans("", "", "，。、；：？！“”‘’（）《》〈〉【】〔〕「」『』…—～·．")
 
 
 def squad_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """SQuAD's exact match and F1 of one answer per question.
 
-    Both compare lower-cased words, less ASCII punctuation and English articles, with the best gold answer's.
+    Both compare lower-cased words, less ASCII punctuation and English articles, with the best gold answer's. Of text
+    with Chinese or Japanese characters each such character is a word, and their punctuation goes too; CMRC 2018's
+    official F1 differs in that it wants the shared characters in one piece.
 
     Args:
         predictions: The predicted answer of each question, `""` for none.
@@ -66,6 +71,11 @@ def _means(scores: Sequence[tuple[float, float]]) -> dict[str, float]:
     return {"exact_match": sum(exact) / len(exact), "f1": sum(f1) / len(f1)}
 
 
+def answer_f1(answer: str, gold: Sequence[str]) -> float:
+    """F1 of one answer against the best of its gold answers, as in `squad_scores`."""
+    return _answer_scores(answer, gold)[1]
+
+
 def _answer_scores(answer: str, gold: Sequence[str]) -> tuple[float, float]:
     """Exact match and F1 of an answer against the best of its gold answers."""
     words = _words(answer)
@@ -76,7 +86,10 @@ def _answer_scores(answer: str, gold: Sequence[str]) -> tuple[float, float]:
 
 def _words(text: str) -> list[str]:
     # The order matters: "a.b" becomes the word "ab", and "'the'" an article.
-    return _ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
+    text = text.lower().translate(_NO_PUNCTUATION)
+    if _UNSPACED.search(text):
+        text = _UNSPACED.sub(r" \1 ", text.translate(_THEIR_PUNCTUATION))
+    return _ARTICLE.sub(" ", text).split()
 
 
 def _overlap(words: list[str], gold: list[str]) -> float:

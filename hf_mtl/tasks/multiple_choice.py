@@ -143,7 +143,7 @@ class ChoiceScorer(nn.Module):
         self.scorer = nn.Linear(width, 1)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
-        """`hidden [rows, choices, seq, width]`, `mask [rows, choices, seq]`, `labels [rows]` -> `logits [rows, choices]`.
+        """`hidden [rows, choices, seq, width]`, `mask [rows, choices, seq]`, `labels [rows]` -> `[rows, choices]`.
 
         A choice that a row does not have, its mask all 0, has the least logit that there is.
         """

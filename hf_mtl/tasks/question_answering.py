@@ -21,7 +21,8 @@ from .context_windows import encode_contexts
 from .gold_answers import gold_answers, label_windows, locate_gold
 from .pooling import POOLINGS, pool, resolve_pooling
 from .registry import register_task
-from .text_classification import softmax
+from .softmax import softmax
+from .thresholds import best_threshold
 
 __all__ = ["QuestionAnswering"]
 
@@ -30,6 +31,7 @@ __all__ = ["QuestionAnswering"]
 DEFAULT_WINDOW = 384
 # The null score of a context that holds nothing to answer with: above any threshold, and JSON knows it.
 NOTHING_TO_READ = 1e4
+_ANSWER = ("score", "start", "end", "answer")
 
 
 @register_task("question-answering")
@@ -39,15 +41,18 @@ class QuestionAnswering(Task):
 
     Columns: `question`, `context`, `answers` (`{"text": [...], "answer_start": [...]}`, as SQuAD has it;
     empty lists: no answer; the first one trains). Answer: `{"score", "start", "end", "answer"}`, the empty
-    answer from 0 to 0. Scores: `f1`, `exact_match`, and apart for questions with and without an answer.
+    answer from 0 to 0; a list of them, the likeliest first, where `top_k` is more than 1. Scores: `f1`,
+    `exact_match`, and apart for questions with and without an answer.
 
     Args:
         max_length: most subwords of a window, the question's included; None: 384, or what the backbone takes.
         stride: subwords of the context that neighbouring windows share; at most half of a window.
         max_question_length: subwords that are kept of a question; at most half of a window.
         max_answer_length: most subwords of an answer.
-        null_threshold: no answer where the logits of none, less those of the best answer, are above it.
+        null_threshold: no answer where the logits of none, less those of the best answer, are above it. `tune`
+            chooses the one of the best F1.
         n_best: how many spans share the probability that `score` is.
+        top_k: how many answers are given.
         allow_no_answer: False: there always is an answer. Learned: whether the training data has questions
             without one. None, never learned, is as True.
         pooling: the vector that "no answer" is read from: `mean`, `first`, `last`, or `auto`: the last token
@@ -62,11 +67,14 @@ class QuestionAnswering(Task):
     max_answer_length: int = 30
     null_threshold: float = 0.0
     n_best: int = 20
+    top_k: int = 1
     allow_no_answer: bool | None = None
     pooling: str = "auto"
 
     main_metric = "f1"
     per_token = True
+    not_in_features = Task.not_in_features | {"max_answer_length", "null_threshold", "n_best", "top_k", "pooling"}
+    not_encoded = Task.not_encoded | not_in_features | {"answers", "allow_no_answer"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,6 +83,7 @@ class QuestionAnswering(Task):
             ("max_question_length", 1),
             ("max_answer_length", 1),
             ("n_best", 1),
+            ("top_k", 1),
         ):
             self._check_number(field, partial(operator.le, least), f"a whole number of {least} or more", whole=True)
         self._check_number("null_threshold", math.isfinite, "a number")
@@ -155,13 +164,31 @@ class QuestionAnswering(Task):
             return _prediction("", 0, 0, float(nothing), NOTHING_TO_READ)
         margin = ranked.null - float(ranked.scores[0])
         shares = softmax(np.append(ranked.scores, ranked.null) if nothing else ranked.scores)
-        if nothing and margin > self.null_threshold:
-            return _prediction("", 0, 0, float(shares[-1]), margin)
-        start, end = ranked.characters[0].tolist()
-        return _prediction(context[start:end], start, end, float(shares[0]), margin)
+        found = [
+            _prediction(context[start:end], start, end, share, margin)
+            for (start, end), share in zip(ranked.characters.tolist(), shares.tolist(), strict=False)
+        ]
+        if nothing:  # first where the threshold says so, and else among the others by its probability
+            none = _prediction("", 0, 0, float(shares[-1]), margin)
+            ahead = sum(other["score"] > none["score"] for other in found)
+            found.insert(0 if margin > self.null_threshold else max(1, ahead), none)
+        return found[0] if self.top_k == 1 else found[0] | {"others": found[1 : self.top_k]}
 
-    def answer(self, prediction: Any, row: Row) -> dict[str, Any]:
-        return {key: prediction[key] for key in ("score", "start", "end", "answer")}
+    def tune(self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]) -> Self:
+        """The null threshold of the best F1 on these rows; as it is where there always is an answer."""
+        from ..scoring.squad import answer_f1
+
+        if self.allow_no_answer is False:
+            return self
+        answers = replace(self, null_threshold=2 * NOTHING_TO_READ, top_k=1).decode(logits, features, rows)
+        gold = self.references(rows)
+        gains = [answer_f1(a["answer"], texts) - answer_f1("", texts) for a, texts in zip(answers, gold, strict=True)]
+        best = best_threshold(np.array([a["null_score"] for a in answers]), np.array(gains))
+        return self if best is None else replace(self, null_threshold=best)
+
+    def answer(self, prediction: Any, row: Row) -> dict[str, Any] | list[dict[str, Any]]:
+        found = [{key: one[key] for key in _ANSWER} for one in (prediction, *prediction.get("others", ()))]
+        return found[0] if self.top_k == 1 else found
 
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         from ..scoring import squad_scores
