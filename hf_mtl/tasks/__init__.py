@@ -4,6 +4,7 @@ from .base import RowError, Task, TaskOutput
 from .multiple_choice import MultipleChoice
 from .question_answering import QuestionAnswering
 from .registry import TASK_TYPES, register_task, task_class, task_from_dict
+from .sentence_embedding import SentenceEmbedding
 from .text_classification import TextClassification
 from .token_classification import TokenClassification
 
@@ -12,6 +13,7 @@ __all__ = [
     "MultipleChoice",
     "QuestionAnswering",
     "RowError",
+    "SentenceEmbedding",
     "Task",
     "TaskOutput",
     "TextClassification",

@@ -28,6 +28,11 @@ EXAMPLES: dict[str, tuple[str | list[dict], dict[str, Any], Any]] = {
         {"max_length": 96, "stride": 16},
         {"question": "Who lost it?", "context": "Ann lost it."},
     ),
+    "sentence-embedding": (
+        [{"text": f"{w} things", "positive": f"a {w} one"} for w in ("red", "old", "big", "new", "odd", "dry")],
+        {},
+        "green things",
+    ),
 }
 KINDS = ["bert", "roberta", "gpt2", "t5"]
 
