@@ -14,13 +14,13 @@ from torch import nn
 from typing_extensions import Self
 
 from ..backbone import width_of
-from .base import Features, Row, RowError, Task, TaskOutput, shown
-from .bio import has_end_tags, is_bio, names_scheme, spans
+from .base import Features, Row, TaskOutput, shown
+from .bio import has_end_tags, is_bio, legal_moves, names_scheme, spans
+from .crf import LinearChainCRF
 from .labels import check_labels, declared_names, label_id, label_index, label_names, sorted_names
 from .registry import register_task
 from .tagging import tag_words
-from .word_windows import encode_words
-from .words import SPLITS, Word, gap_between, place_words, split_words
+from .word_tasks import WordTask
 
 __all__ = ["TokenClassification"]
 
@@ -32,7 +32,7 @@ _is_bio = lru_cache(maxsize=256)(is_bio)
 
 @register_task("token-classification")
 @dataclass(frozen=True, kw_only=True)
-class TokenClassification(Task):
+class TokenClassification(WordTask):
     """A tag for each word, read off its first subword. Long rows are read in windows, and no word is lost.
 
     Columns: `tokens` (a list of words, or of characters), `tags` (as many; strings, or a sequence of
@@ -43,27 +43,24 @@ class TokenClassification(Task):
 
     Args:
         labels: the tag names, in the order of the logits; learned by `from_dataset`.
-        split: how a text without given words is split: `words`, `whitespace` or `characters`. Learned:
-            `characters` where every token of the training data is one character. Words are joined by a space,
-            characters by none.
+        split: as for `WordTask`.
         scheme: how BIO tags begin a span: `bio`: by `B-x` alone; `iob1`: by `I-x`, and by `B-x` right behind
             another of its type. Learned; None, never learned, is as `bio`.
+        crf: whether a linear-chain CRF scores the tags of a row together. Of BIO tags it allows the legal moves alone.
     """
 
-    tokens: str = "tokens"
     tags: str = "tags"
     labels: tuple[str, ...] | None = None
-    split: str | None = None
     scheme: str | None = None
+    crf: bool = False
 
     main_metric = "accuracy"
-    per_word = True
-    not_in_features = Task.not_in_features | {"scheme"}
-    not_encoded = Task.not_encoded | {"tags", "labels", "scheme"}
+    not_in_features = WordTask.not_in_features | {"scheme", "crf"}
+    not_encoded = WordTask.not_encoded | not_in_features | {"tags", "labels"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("split", self.split, self.split in (None, *SPLITS), f"one of {SPLITS}")
+        self._check("crf", self.crf, self.crf in (True, False), "true or false")
         self._check("scheme", self.scheme, self.scheme in (None, "bio", "iob1"), "'bio' or 'iob1'")
         if self.labels is not None:
             check_labels(self.name, self.labels, least=1)
@@ -80,15 +77,12 @@ class TokenClassification(Task):
         """Whether the tags are BIO tags, which name spans of words."""
         return _is_bio(self.known("labels", self.labels))
 
-    def inputs(self) -> dict[str, str]:
-        return {"text": self.tokens}
-
     def columns(self) -> tuple[str, ...]:
         return self.tokens, self.tags
 
     def learn(self, dataset: Any) -> Self:
         self.require_columns(dataset, self.columns())
-        labels, split, scheme = self.labels, self.split, self.scheme
+        labels, scheme = self.labels, self.scheme
         declared = declared_names(dataset, self.tags)
         labels = labels or declared
         # A tag and the one before it: all that must be known, and counted without a loop over tags.
@@ -105,24 +99,13 @@ class TokenClassification(Task):
             labels = sorted_names(tag for _, tag in moves)
         if scheme is None and _is_bio(labels):
             scheme = names_scheme(_named(moves, declared or labels))
-        if split is None:
-            single = all(len(word) == 1 for words in dataset[self.tokens][:1000] for word in words)
-            split = "characters" if single else "words"
-        return replace(self, labels=labels, split=split, scheme=scheme)
-
-    def read_value(self, name: str, value: Any) -> Any:
-        if isinstance(value, str):
-            return value
-        if isinstance(value, Sequence) and all(isinstance(word, str) for word in value):
-            return value
-        raise ValueError(f"Task {self.name!r}: {name!r} must be a string or a list of words, got {value!r:.60}.")
+        return replace(self, labels=labels, split=self.learned_split(dataset), scheme=scheme)
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
-        words = [[word for word, _, _ in self.words(row, i)] for i, row in enumerate(rows)]
-        features = encode_words(words, tokenizer, self.split or "words", self.limit(tokenizer))
+        features, counts = self.encode_rows(rows, tokenizer)
         if self.tags in rows[0]:
             index = label_index(self.known("labels", self.labels))
-            gold = [self._gold(row, len(words[i]), index, i) for i, row in enumerate(rows)]
+            gold = [self._gold(row, counts[i], index, i) for i, row in enumerate(rows)]
             for feature in features:
                 labels = gold[feature["row"]][feature["words"]]
                 # Where words share a subword (characters of a Latin run) the first of them trains it.
@@ -130,42 +113,22 @@ class TokenClassification(Task):
                 feature["labels"] = labels.tolist()
         return features
 
+    def _gold(self, row: Row, words: int, ids: Mapping[str | int, int], index: int) -> np.ndarray:
+        tags = self.gold_list(row, self.tags, words, index)
+        return np.fromiter((label_id(self.name, tag, ids, index) for tag in tags), dtype=np.int64, count=words)
+
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         return torch.tensor([[*values, *[IGNORED] * (length - len(values))] for values in labels])
-
-    def words(self, row: Row, index: int) -> tuple[Word, ...]:
-        """The words of a row with their places: in its text, or in its words joined."""
-        value = row[self.tokens]
-        if isinstance(value, str):
-            text = value if value.isascii() else self.read_text(row, self.tokens, index)
-            return split_words(text, self.split or "words")
-        if not isinstance(value, Sequence):
-            raise RowError(
-                f"Task {self.name!r}: column {self.tokens!r} must hold a list of words, got {shown(value)}.",
-                index,
-            )
-        safe = [self.read_text({self.tokens: word}, self.tokens, index) for word in value]
-        return place_words(safe, self.split or "words")
-
-    def _gold(self, row: Row, words: int, ids: Mapping[str | int, int], index: int) -> np.ndarray:
-        tags = row[self.tags]
-        if isinstance(tags, str) or not isinstance(tags, Sequence):
-            raise RowError(
-                f"Task {self.name!r}: column {self.tags!r} must hold a list of labels, got {shown(tags)}.", index
-            )
-        if len(tags) != words:
-            raise RowError(
-                f"Task {self.name!r}: column {self.tokens!r} has {words} entries and column {self.tags!r} "
-                f"has {len(tags)}; there must be one tag for each word.",
-                index,
-            )
-        return np.fromiter((label_id(self.name, tag, ids, index) for tag in tags), dtype=np.int64, count=words)
 
     def references(self, rows: Sequence[Row]) -> list[list[str]]:
         return [label_names(row[self.tags], self.labels) for row in rows]
 
     def build_head(self, backbone: Any) -> nn.Module:
-        return TokenClassifier(width_of(backbone), len(self.known("labels", self.labels)), self.dropout)
+        labels = self.known("labels", self.labels)
+        if not self.crf:
+            return TokenClassifier(width_of(backbone), len(labels), self.dropout)
+        allowed = legal_moves(labels) if self.spans and self.scheme != "iob1" else None
+        return CrfTokenClassifier(width_of(backbone), len(labels), self.dropout, allowed)
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
@@ -179,12 +142,9 @@ class TokenClassification(Task):
         return [{"tags": tags[s:e], "scores": scores[s:e]} for s, e in zip(starts, ends, strict=True)]
 
     def answer(self, prediction: Any, row: Row) -> list[dict[str, Any]]:
-        value, words = row[self.tokens], self.words(row, 0)
+        words, text = self.given_words(row), self.text_of(row)
         tags, scores = prediction["tags"], prediction["scores"]
-        text = value if isinstance(value, str) else gap_between(self.split or "words").join(value)
         if not self.spans:
-            if not text.isascii():  # what is not text was replaced for the tokenizer, but here stands what was given
-                words = tuple((text[start:end], start, end) for _, start, end in words)
             return [
                 {"entity": tag, "score": score, "index": i, "word": word, "start": start, "end": end}
                 for i, (tag, score, (word, start, end)) in enumerate(zip(tags, scores, words, strict=True))
@@ -229,3 +189,16 @@ class TokenClassifier(nn.Module):
             return TaskOutput(None, logits)
         total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
         return TaskOutput(total / (labels != IGNORED).sum().clamp(min=1), logits)
+
+
+class CrfTokenClassifier(TokenClassifier):
+    """The same under a linear-chain CRF; the logits of an answer are such that the best ones make the best sequence."""
+
+    def __init__(self, width: int, labels: int, dropout: float, allowed: np.ndarray | None):
+        super().__init__(width, labels, dropout)
+        self.crf = LinearChainCRF(labels, allowed)
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
+        emissions = super().forward(hidden, mask).logits
+        loss = None if labels is None else self.crf.nll(emissions, labels, mask)
+        return TaskOutput(loss, emissions if self.training else self.crf.max_marginals(emissions, mask))

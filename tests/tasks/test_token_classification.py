@@ -152,13 +152,13 @@ def test_a_missing_tag_is_named_with_its_row():
 
 @pytest.mark.parametrize("tags", [None, "OO", 3])
 def test_tags_that_are_no_list_are_refused(tags):
-    with pytest.raises(RowError, match="'tags' must hold a list of labels") as error:
+    with pytest.raises(RowError, match="'tags' must hold a list") as error:
         task().encode([{"tokens": ["a"], "tags": ["O"]}, {"tokens": ["a", "b"], "tags": tags}], TOKENIZERS["bytes"])
     assert error.value.row == 1
 
 
 @pytest.mark.parametrize(
-    "tags, message", [(["O"], "one tag for each word"), (["O", None], "missing"), (["O", "B-z"], "B-x")]
+    "tags, message", [(["O"], "one for each word"), (["O", None], "missing"), (["O", "B-z"], "B-x")]
 )
 def test_tags_that_do_not_fit_are_refused(tags, message):
     with pytest.raises(RowError, match=message):
