@@ -1,12 +1,14 @@
 """What every task type must hold. A new type needs an entry in EXAMPLES, or these tests fail for it."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from tiny import read_jsonl
 from transformers import AutoConfig, AutoTokenizer
 
 from hf_mtl import MultiTaskModel
@@ -18,6 +20,12 @@ from hf_mtl.tasks import TASK_TYPES, Task, task_class, task_from_dict
 EXAMPLES: dict[str, tuple[str | list[dict], dict[str, Any], Any]] = {
     "text-classification": ("intent", {}, "I lost my card"),
     "token-classification": ("pos", {}, "I lost my card in Paris ."),
+    "dependency-parsing": ("trees", {}, "I lost my card in Paris ."),
+    "intent-slots": (
+        [{"tokens": ["go", "to", c], "tags": ["O", "O", f"B-{c}"], "intent": c} for c in ("Rome", "Oslo") * 6],
+        {},
+        "go to Lima",
+    ),
     "multiple-choice": (
         [{"question": f"What is {i}?", "choices": ["a", "bee", "see"][: 2 + i % 2], "label": i % 2} for i in range(12)],
         {},
@@ -28,6 +36,7 @@ EXAMPLES: dict[str, tuple[str | list[dict], dict[str, Any], Any]] = {
         {"max_length": 96, "stride": 16},
         {"question": "Who lost it?", "context": "Ann lost it."},
     ),
+    "relation-extraction": ("relations", {}, {"text": "Ann met Bob in Rome.", "head": [0, 3], "tail": [15, 19]}),
     "sentence-embedding": (
         [{"text": f"{w} things", "positive": f"a {w} one"} for w in ("red", "old", "big", "new", "odd", "dry")],
         {},
@@ -41,7 +50,10 @@ KINDS = ["bert", "roberta", "gpt2", "t5"]
 def made(request: pytest.FixtureRequest, rows: Any) -> tuple[Task, list[dict], Any]:
     assert request.param in EXAMPLES, f"Task type {request.param!r} needs an entry in EXAMPLES."
     data, fields, example = EXAMPLES[request.param]
-    found = data if isinstance(data, list) else rows(data, "train", 24)
+    if isinstance(data, str):
+        own = Path(__file__).parent.parent / "data" / f"{data}.jsonl"
+        data = read_jsonl(own, 24) if own.is_file() else rows(data, "train", 24)
+    found = data
     return (
         task_class(request.param).from_dataset("it", datasets.Dataset.from_list(found), **fields),
         found,
@@ -143,7 +155,7 @@ def test_no_input_is_longer_than_the_backbone_takes(made: Any, tiny_backbone: An
     tokenizer = prepared(tiny_backbone())
     columns = task.inputs().values()
     long = {k: v for k, v in found[0].items() if k in columns}
-    first = next(k for k in reversed(list(columns)) if k in long)
+    first = next(k for k in reversed(list(columns)) if isinstance(long[k], str) or isinstance(long[k][0], str))
     long[first] = long[first] * 200
     features = task.encode([long], tokenizer)
     inputs = [ids for f in features for ids in (f["input_ids"] if task.grouped else [f["input_ids"]])]

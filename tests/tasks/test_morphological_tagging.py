@@ -113,5 +113,5 @@ def test_what_is_no_feature_string_is_refused(value):
 def test_lists_and_labels_that_do_not_fit_are_refused():
     with pytest.raises(RowError, match="has 1 entries and column 'feats' has 2"):
         learned(["_"]).encode([{"tokens": ["a"], "feats": ["_", "_"]}], TOKENIZERS["bytes"])
-    with pytest.raises(ValueError, match="labels must be feature strings as from_dataset learns them, got 'B=1|A=1'"):
+    with pytest.raises(ValueError, match=r"labels must be feature strings as from_dataset learns them, got 'B=1|A=1'"):
         MorphologicalTagging(name="t", labels=["B=1|A=1"])

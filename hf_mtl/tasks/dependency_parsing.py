@@ -1,0 +1,203 @@
+"""The syntax of a text: for each word the word that it hangs on, and by which relation."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from typing_extensions import Self
+
+from ..backbone import width_of
+from .base import Features, Row, RowError, shown
+from .biaffine import IGNORED, BiaffineParser
+from .labels import check_labels, declared_names, label_id, label_index, label_names, sorted_names
+from .parses import parse
+from .registry import register_task
+from .word_tasks import WordTask
+
+__all__ = ["DependencyParsing"]
+
+
+@register_task("dependency-parsing")
+@dataclass(frozen=True, kw_only=True)
+class DependencyParsing(WordTask):
+    """The dependency tree of a text, by biaffine scores and the best tree of them that has one word on the root.
+
+    Columns: `tokens` (a list of words; to predict, a text as well), `heads` (the number of each word's head, from 1;
+        0 for the root), `deprels` (its relation: a string, or a `ClassLabel`). Several words may hang on the root;
+        the answer has one. Heads in a circle are refused.
+    Answer: a list of `{"index", "word", "start", "end", "head", "head_word", "relation", "score"}`, `index` from 1,
+    `head` 0 and `head_word` None for the root. Scores: `las`, without subtypes (`nsubj:pass` is `nsubj`), and `uas`,
+    as in CoNLL 2018; `las_strict`, with subtypes.
+
+    A row too long for the backbone is read in windows, and no arc leads from one into another: each has its own tree,
+    and these hang on that of the likeliest root. A word without any subword hangs on the word before it. Such arcs,
+    which nothing was read of, have score 0.
+
+    Args:
+        labels: the names of the relations, in the order of the logits; learned by `from_dataset`.
+        arc_width: of the vectors that arcs are scored from.
+        label_width: of the vectors that relations are scored from.
+        dropout: of the words and of these vectors. This and the widths are the paper's (see `BiaffineParser`).
+    """
+
+    heads: str = "heads"
+    deprels: str = "deprels"
+    labels: tuple[str, ...] | None = None
+    arc_width: int = 500
+    label_width: int = 100
+    dropout: float = 0.33
+
+    main_metric = "las"
+    not_in_features = WordTask.not_in_features | {"arc_width", "label_width"}
+    not_encoded = WordTask.not_encoded | not_in_features | {"heads", "deprels", "labels"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("arc_width", "label_width"):
+            self._check_number(field, lambda v: v >= 1, "a whole number of 1 or more", whole=True)
+        if self.labels is not None:
+            check_labels(self.name, self.labels, least=1)
+
+    def columns(self) -> tuple[str, ...]:
+        return self.tokens, self.heads, self.deprels
+
+    def learn(self, dataset: Any) -> Self:
+        self.require_columns(dataset, self.columns())
+        labels = self.labels or declared_names(dataset, self.deprels)
+        if labels is None:
+            found: set[Any] = set()
+            for i, deprels in enumerate(dataset[self.deprels]):
+                if not isinstance(deprels, list) or None in deprels:
+                    raise ValueError(
+                        f"Task {self.name!r}: column {self.deprels!r} must hold a list of labels and none of them "
+                        f"missing (None), and row {i} has {shown(deprels)}. Leave out such rows."
+                    )
+                found.update(deprels)
+            labels = sorted_names(found)
+        return replace(self, labels=labels, split=self.learned_split(dataset))
+
+    def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
+        features, counts = self.encode_rows(rows, tokenizer)
+        if self.heads in rows[0] and self.deprels in rows[0]:
+            index = label_index(self.known("labels", self.labels))
+            gold = [self._gold(row, counts[i], index, i) for i, row in enumerate(rows)]
+            for feature in features:
+                feature["labels"] = _within(gold[feature["row"]], np.asarray(feature["words"])).tolist()
+        return features
+
+    def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
+        """`[batch, length, 2]`: the head among the words of the window, and the relation; -100 where not known."""
+        stacked = np.full((len(labels), length, 2), IGNORED)
+        for row, values in zip(stacked, labels, strict=True):
+            row[: len(values)] = np.reshape(values, (-1, 2))
+        return torch.from_numpy(stacked)
+
+    def _gold(self, row: Row, words: int, ids: Mapping[str | int, int], index: int) -> np.ndarray:
+        """`[words, 2]` heads and relations."""
+        heads = self.gold_list(row, self.heads, words, index)
+        deprels = self.gold_list(row, self.deprels, words, index)
+        for number, head in enumerate(heads, start=1):
+            whole = isinstance(head, int) and not isinstance(head, bool)
+            if not whole or not 0 <= head <= words or head == number:
+                raise RowError(
+                    f"Task {self.name!r}: column {self.heads!r} has {head!r} for word {number} "
+                    f"({row[self.tokens][number - 1]!r}). A head is the number of another word, from 1 to {words}, or "
+                    "0 for the root.",
+                    index,
+                )
+        lost = _in_a_circle(heads)
+        if lost:
+            raise RowError(
+                f"Task {self.name!r}: in column {self.heads!r} word {lost} ({row[self.tokens][lost - 1]!r}) is its own "
+                "head by way of others: the heads make a circle, and no tree. Words are counted from 1, and 0 is the "
+                "root.",
+                index,
+            )
+        relations = [label_id(self.name, name, ids, index) for name in deprels]
+        return np.array([heads, relations], dtype=np.int64).T
+
+    def references(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        return [
+            {"heads": list(row[self.heads]), "deprels": label_names(row[self.deprels], self.labels)} for row in rows
+        ]
+
+    def build_head(self, backbone: Any) -> nn.Module:
+        labels = len(self.known("labels", self.labels))
+        return BiaffineParser(width_of(backbone), labels, self.arc_width, self.label_width, self.dropout)
+
+    def decode(
+        self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
+    ) -> list[dict[str, Any]]:
+        counts = np.array([len(self.words(row, i)) for i, row in enumerate(rows)], dtype=np.int64)
+        labels = self.known("labels", self.labels)
+        # Of a word without a subword nothing is known, and UD's name for an arc of which nothing is known is `dep`.
+        found = parse(logits, features, counts, labels.index("dep") if "dep" in labels else 0)
+        heads, scores = found.heads.tolist(), found.scores.tolist()
+        deprels = np.array(labels, dtype=object)[found.labels].tolist()
+        ends = np.cumsum(counts).tolist()
+        return [
+            {"heads": heads[start:end], "deprels": deprels[start:end], "scores": scores[start:end]}
+            for start, end in zip([0, *ends], ends, strict=False)
+        ]
+
+    def answer(self, prediction: Any, row: Row) -> list[dict[str, Any]]:
+        words = self.given_words(row)
+        parts = zip(words, prediction["heads"], prediction["deprels"], prediction["scores"], strict=True)
+        return [
+            {
+                "index": index,
+                "word": word,
+                "start": start,
+                "end": end,
+                "head": head,
+                "head_word": words[head - 1][0] if head else None,
+                "relation": relation,
+                "score": score,
+            }
+            for index, ((word, start, end), head, relation, score) in enumerate(parts, start=1)
+        ]
+
+    def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        from ..scoring.parsing import parsing_scores
+
+        return parsing_scores(predictions, references)
+
+    def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any]:
+        """Every word hangs on the one before it, the first on the root, by the relation that is commonest there."""
+        at_root: Counter[str] = Counter()
+        elsewhere: Counter[str] = Counter()
+        for tree in references:
+            for head, relation in zip(tree["heads"], tree["deprels"], strict=True):
+                (elsewhere if head else at_root)[relation] += 1
+        (root, _), (other, _) = at_root.most_common(1)[0], (elsewhere or at_root).most_common(1)[0]
+        lengths = [len(self.words(row, i)) for i, row in enumerate(rows)]
+        return [
+            {"heads": list(range(n)), "deprels": [root, *[other] * (n - 1)][:n], "scores": [0.0] * n} for n in lengths
+        ]
+
+
+def _within(gold: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Heads and relations `[words, 2]` of a row's words -> of a window's, heads by their number in the window."""
+    number = np.full(len(gold) + 1, IGNORED)
+    number[0] = 0
+    number[words + 1] = np.arange(1, len(words) + 1)
+    heads, relations = number[gold[words, 0]], gold[words, 1]
+    # A relation is learned with its head, and that of another window is not seen from here.
+    return np.stack([heads, np.where(heads == IGNORED, IGNORED, relations)], axis=1)
+
+
+def _in_a_circle(heads: Sequence[int]) -> int:
+    """The number of a word that is its own head by way of others; 0 where there is none."""
+    seen = [0] * (len(heads) + 1)
+    for start in range(1, len(heads) + 1):
+        word = start
+        while word and not seen[word]:
+            seen[word] = start
+            word = heads[word - 1]
+        if word and seen[word] == start:
+            return word
+    return 0
