@@ -13,20 +13,48 @@ if TYPE_CHECKING:
     from .config import MultiTaskConfig
     from .modeling import MultiTaskModel, MultiTaskOutput
     from .pipeline import MultiTaskPipeline
-    from .tasks import QuestionAnswering, Task, TextClassification, TokenClassification, register_task
+    from .tasks import (
+        DependencyParsing,
+        IntentSlots,
+        Lemmatization,
+        MorphologicalTagging,
+        MultiLabelClassification,
+        MultipleChoice,
+        QuestionAnswering,
+        Regression,
+        RelationExtraction,
+        SentenceEmbedding,
+        SentenceSimilarity,
+        SoftLabelClassification,
+        Task,
+        TextClassification,
+        TokenClassification,
+        register_task,
+    )
     from .trainer import MultiTaskTrainer
     from .training_args import MultiTaskTrainingArguments
 
 __version__ = "0.1.0"
 
 _WHERE = {
+    "DependencyParsing": "tasks",
+    "IntentSlots": "tasks",
+    "Lemmatization": "tasks",
+    "MorphologicalTagging": "tasks",
+    "MultiLabelClassification": "tasks",
     "MultiTaskConfig": "config",
     "MultiTaskModel": "modeling",
     "MultiTaskOutput": "modeling",
     "MultiTaskPipeline": "pipeline",
     "MultiTaskTrainer": "trainer",
     "MultiTaskTrainingArguments": "training_args",
+    "MultipleChoice": "tasks",
     "QuestionAnswering": "tasks",
+    "Regression": "tasks",
+    "RelationExtraction": "tasks",
+    "SentenceEmbedding": "tasks",
+    "SentenceSimilarity": "tasks",
+    "SoftLabelClassification": "tasks",
     "Task": "tasks",
     "TextClassification": "tasks",
     "TokenClassification": "tasks",
@@ -34,13 +62,24 @@ _WHERE = {
 }
 
 __all__ = [
+    "DependencyParsing",
+    "IntentSlots",
+    "Lemmatization",
+    "MorphologicalTagging",
+    "MultiLabelClassification",
     "MultiTaskConfig",
     "MultiTaskModel",
     "MultiTaskOutput",
     "MultiTaskPipeline",
     "MultiTaskTrainer",
     "MultiTaskTrainingArguments",
+    "MultipleChoice",
     "QuestionAnswering",
+    "Regression",
+    "RelationExtraction",
+    "SentenceEmbedding",
+    "SentenceSimilarity",
+    "SoftLabelClassification",
     "Task",
     "TextClassification",
     "TokenClassification",

@@ -274,13 +274,14 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
             word_positions: `[batch, words]`, for tasks that read words: which subwords their heads see, -1 where
                 there are no more. A tensor when only one task is asked, else task -> those of this task's rows.
                 Where it is not given such a head sees every subword.
-            row_groups: `[examples, inputs]`, for tasks whose examples have several inputs each: which of the task's rows
-                they are, -1 where there are no more; said as `word_positions` are.
+            row_groups: `[examples, inputs]`, for tasks whose examples have several inputs each: which of the task's
+                rows they are, -1 where there are no more; said as `word_positions` are.
             labels: a tensor when only one task is asked, else task -> the labels of this task's rows.
             **kwargs: more of the backbone's inputs. Hidden states are had from `encode`.
 
         Raises:
-            ValueError: an unknown task, both `tasks` and `task_ids`, or labels or positions that do not say whose they are.
+            ValueError: an unknown task, both `tasks` and `task_ids`, or labels, positions or groups that do not say
+                whose they are.
         """
         for name in {"output_hidden_states", "output_attentions", "return_dict"} & kwargs.keys():
             if kwargs.pop(name) not in (None, name == "return_dict"):
@@ -307,9 +308,7 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         places = _of_tasks("word_positions", word_positions, list(seen))
         groups = _of_tasks("row_groups", row_groups, list(seen))
         outputs = {
-            name: self.head(
-                name, *states, labels=gold.get(name), positions=places.get(name), groups=groups.get(name)
-            )
+            name: self.head(name, *states, labels=gold.get(name), positions=places.get(name), groups=groups.get(name))
             for name, states in seen.items()
         }
         losses = {name: output.loss for name, output in outputs.items() if output.loss is not None}

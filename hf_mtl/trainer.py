@@ -370,5 +370,3 @@ class _EpochOfSampler(TrainerCallback):
 
 def _rows(part: EncodedDataset) -> list[dict[str, Any]]:
     return named_rows(part.rows[:], part.rows.features)
-
-

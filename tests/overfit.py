@@ -11,7 +11,9 @@ from hf_mtl.data import MultiTaskCollator, encode_dataset
 from hf_mtl.tasks import Task
 
 
-def overfit(task: Task, rows: Sequence[dict], folder: str, *, steps: int = 80, rate: float = 5e-3) -> tuple[list, list]:
+def overfit(
+    task: Task, rows: Sequence[dict], folder: str, *, steps: int = 160, rate: float = 5e-3
+) -> tuple[list, list]:
     """The logits and the features of the rows after so many steps on all of them, as `task.decode` wants them."""
     torch.manual_seed(0)
     model = MultiTaskModel.from_backbone(folder, [task])

@@ -31,7 +31,7 @@ LAYERS = {
 }
 LAYER = {part: number for number, parts in LAYERS.items() for part in parts}
 
-SLOW = {"evaluate", "matplotlib", "seqeval", "sklearn", "tensorboard"}  # to import, and seldom needed
+SLOW = {"evaluate", "matplotlib", "scipy", "seqeval", "sklearn", "tensorboard"}  # to import, and seldom needed
 READ_BY_TRANSFORMERS = {"config", "modeling", "saving"}  # their annotations must be types, not strings
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def test_conll_columns_are_read_as_they_were_written(name: str, between: str, lo
 
 
 def test_conll_leaves_out_documents_comments_and_columns_that_are_not_wanted(load: Load, write: Any) -> None:
-    text = "\ufeff# id 1\n-DOCSTART- -X- -X- O\n\n\nEU NNP B-NP B-ORG\r\n# NN O O\n# a comment\n\u3000 X O O\n\n \t\na b c d"
+    text = "\ufeff# id 1\n-DOCSTART- -X- -X- O\n\n\nEU NNP B-NP B-ORG\r\n"
+    text += "# NN O O\n# a comment\n\u3000 X O O\n\n \t\na b c d"
     write("a.conll", text)
     both = load({"train": "a.conll"})["train"].to_list()
     assert both == [{"tokens": ["EU", "#", "\u3000"], "tags": ["B-ORG", "O", "O"]}, {"tokens": ["a"], "tags": ["d"]}]
@@ -136,7 +138,7 @@ QUESTION = {"question": "q", "answers": []}
 
 
 def article(**question: Any) -> str:
-    return json.dumps({"data": [{"paragraphs": [{"context": "c", "qas": [{k: v for k, v in question.items()}]}]}]})
+    return json.dumps({"data": [{"paragraphs": [{"context": "c", "qas": [question]}]}]})
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_held_out_rows_are_disjoint_from_the_training_rows_and_stay_the_same(loa
     first, second = load(values), load(values)
     texts = {split: rows["text"][:] for split, rows in first.items()}
     assert {split: len(rows) for split, rows in texts.items()} == {"train": 13, "validation": 2, "test": 5}
-    assert sorted(sum(texts.values(), [])) == sorted(row["text"] for row in numbered(20))
+    assert sorted(chain.from_iterable(texts.values())) == sorted(row["text"] for row in numbered(20))
     assert {split: rows["text"][:] for split, rows in second.items()} == texts
     assert {split: rows._fingerprint for split, rows in second.items()} == {s: r._fingerprint for s, r in first.items()}
     assert all(rows == sorted(rows, key=lambda text: int(text[5:])) for rows in texts.values())
@@ -279,7 +281,7 @@ def test_sources_stand_one_behind_the_other_with_the_columns_of_all(load: Load, 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "a", "lable": "x"}, r"tasks\.t\.data\[1\]: split 'train' has no column 'label', .* mean 'label'|mean 'lable'"),
+        ({"text": "a", "lable": "x"}, r"data\[1\]: split 'train' has no column 'label', which .* mean 'lable'\?"),
         ({"text": "a", "label": 1}, r"column 'label' holds not the same .*data\[0\]': 'string', .*data\[1\]': 'int64'"),
     ],
 )  # fmt: skip
@@ -347,7 +349,7 @@ def test_a_folder_of_the_hubs_layout_can_be_streamed(load: Load, tmp_path: Path)
         ({"split": {"test": 0.5}, "test": "rows.jsonl"}, r"data\.split\.test: the data has this split already"),
         ({"split": {"test": 0.01}}, r"data\.split\.test: 0\.01 of 20 training rows is none"),
         ({"split": {"test": 20}}, r"data\.split takes 20 rows, and there are 20 .* nothing is left"),
-        ({"train": None, "test": "rows.jsonl", "split": {"validation": 2}}, r"is taken out of train, and there is only"),
+        ({"train": None, "test": "rows.jsonl", "split": {"validation": 2}}, r"is taken out of train, and"),
         ({"max_rows": 0}, r"data\.max_rows must be a whole number of 1 or more, got 0"),
         ({"max_rows": {"train": "all"}}, r"data\.max_rows\.train must be a whole number of 1 or more, got 'all'"),
         ({"streaming": True}, r"data\.streaming needs max_rows for train: .*max_rows: 10000"),
@@ -355,7 +357,7 @@ def test_a_folder_of_the_hubs_layout_can_be_streamed(load: Load, tmp_path: Path)
         ({"columns": ["text"]}, r"data\.columns: a list names the columns of files that end in \.conll"),
         ({"columns": {"text": 1}}, r"data\.columns\.text must be the name of a column in the data, got 1"),
         ({"columns": {"a": "text", "b": "text"}}, r"data\.columns has the column 'text' twice"),
-        ({"columns": {"text": "txt"}}, r"data\.columns\.text: split 'train' has no column 'txt'.*Did you mean 'text'\?"),
+        ({"columns": {"text": "txt"}}, r"data\.columns\.text: split 'train' has no column 'txt'.*mean 'text'\?"),
         ({"labels": {"a": None}}, r"data\.labels\.a must be a label's name, got None"),
         ({"labels": {"aa": "b"}}, r"data\.labels has 'aa', which no row has as a label\. Known: \['a', 'b', 'c'\]"),
         ({"labels": {"a": "b"}, "columns": {"label": "n"}}, r"none of the columns \['label'\] holds these labels"),

@@ -1,4 +1,4 @@
-"""The command line: `hf-mtl train | evaluate | predict`."""
+"""The command line: `hf-mtl train | evaluate | predict | inspect`."""
 
 from .arguments import main
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for what the user can repair (with one line on stderr), 130 for an interrupt.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    given, overrides = _take_overrides(given) if given[:1] in (["train"], ["evaluate"]) else (given, [])
+    given, overrides = _take_overrides(given) if given[:1] in (["train"], ["evaluate"], ["inspect"]) else (given, [])
     options = _parser().parse_args(given)
     options.overrides = overrides
     try:
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     version = import_module(_PACKAGE).__version__
     parser.add_argument("--version", action="version", version=f"hf-mtl {version}")
-    parsers = parser.add_subparsers(dest="command", required=True, metavar="train | evaluate | predict")
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="train | evaluate | predict | inspect")
 
     train = _command(parsers, "train", commands.train, "train a model by a recipe", _OVERRIDES)
     train.add_argument("recipe", metavar="RECIPE.yaml")
@@ -84,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", type=Path, metavar="FILE.jsonl", help="gets the answers, not the screen")
     predict.add_argument("--tasks", metavar="A,B", help="the tasks that answer, instead of all that can")
     predict.add_argument("--batch_size", type=_positive, metavar="N", help="inputs in a batch")
+
+    inspect = _command(
+        parsers, "inspect", commands.inspect, "show what a recipe's data are, before training", _OVERRIDES
+    )
+    inspect.add_argument("recipe", metavar="RECIPE.yaml")
+    inspect.add_argument("--rows", type=_positive, default=3, metavar="N", help="examples of each task (3)")
+    inspect.add_argument("--backbone", metavar="NAME", help="another backbone than the recipe's")
     return parser
 
 

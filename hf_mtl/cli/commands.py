@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..modeling import MultiTaskModel
     from ..recipe import Recipe, Report
 
-__all__ = ["evaluate", "predict", "train"]
+__all__ = ["evaluate", "inspect", "predict", "train"]
 
 
 def train(options: argparse.Namespace) -> None:
@@ -64,6 +64,16 @@ def predict(options: argparse.Namespace) -> None:
     else:
         with replacing(options.output) as file:
             file.writelines(to_json(line) + "\n" for line in answered)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Prints what a recipe's data are to its tasks."""
+    from ..recipe.inspection import inspect_recipe
+    from .inspection import report_lines
+
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    for line in report_lines(inspect_recipe(_recipe(options), options.rows), ascii_only=ascii_only):
+        print(line)
 
 
 def _recipe(options: argparse.Namespace) -> "Recipe":

@@ -74,7 +74,7 @@ class Recipe:
         return cls(
             backbone=read_backbone(values.get("backbone"), path.parent),
             tasks={name: task for name, (task, _) in tasks.items()},
-            data={name: TaskData.from_dict(name, data, path.parent) for name, (_, data) in tasks.items()},
+            data={name: TaskData.from_dict(task, data, path.parent) for name, (task, data) in tasks.items()},
             adapters=read_adapters(values.get("adapters")),
             mixing=read_mixing(values.get("mixing")),
             balancing=read_balancing(values.get("balancing")),

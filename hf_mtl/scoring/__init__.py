@@ -5,23 +5,32 @@ Every score lies in 0..1 and higher is better. Published scores are often 100 ti
 """
 
 from .classification import ClassificationScore, classification_scores
+from .correlation import CorrelationScore, correlation_scores
+from .multi_label import MultiLabelScore, multi_label_scores
 from .parsing import ParsingScore, parsing_scores
 from .relations import RelationScore, relation_scores
 from .retrieval import retrieval_scores
+from .soft_label import SoftLabelScore, soft_label_scores
 from .squad import SquadScore, squad_scores
 from .tagging import SpanScore, TagScore, tagging_scores
 
 __all__ = [
     "ClassificationScore",
+    "CorrelationScore",
+    "MultiLabelScore",
     "ParsingScore",
     "RelationScore",
+    "SoftLabelScore",
     "SpanScore",
     "SquadScore",
     "TagScore",
     "classification_scores",
+    "correlation_scores",
+    "multi_label_scores",
     "parsing_scores",
     "relation_scores",
     "retrieval_scores",
+    "soft_label_scores",
     "squad_scores",
     "tagging_scores",
 ]

@@ -72,6 +72,8 @@ class Task:
 
     type: ClassVar[str] = ""
     main_metric: ClassVar[str] = ""
+    # Metrics that are errors: 0 is best, and they may be above 1.
+    lower_is_better: ClassVar[frozenset[str]] = frozenset()
     # The head gives logits for each subword, `[batch, seq, ...]`.
     per_token: ClassVar[bool] = False
     # The head sees only the subwords at a feature's `positions`, and gives logits for each, `[batch, words, ...]`.
@@ -281,7 +283,11 @@ class Task:
         return prediction
 
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        """Predictions against gold answers: metric -> value, 0 to 1, higher is better; `main_metric` among them."""
+        """Predictions against gold answers: metric -> value, `main_metric` among them.
+
+        A value lies between 0 and 1 (a correlation's between -1 and 1) and higher is better, but for the metrics that
+        are `lower_is_better`.
+        """
         raise NotImplementedError
 
     def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any]:

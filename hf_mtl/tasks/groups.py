@@ -21,9 +21,7 @@ def group_rows(sizes: Sequence[int]) -> torch.Tensor:
     )
 
 
-def gather_groups(
-    hidden: torch.Tensor, mask: torch.Tensor, groups: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def gather_groups(hidden: torch.Tensor, mask: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`hidden [rows, seq, width]`, `mask [rows, seq]` -> the same as `[features, inputs, seq, ...]`.
 
     The mask of an input that a feature does not have is 0.

@@ -61,7 +61,9 @@ class MultipleChoice(Task):
         if name != "choices":
             return super().read_value(name, value)
         if not _are_choices(value):
-            raise ValueError(f"Task {self.name!r}: 'choices' must be a list of two or more strings, got {shown(value)}.")
+            raise ValueError(
+                f"Task {self.name!r}: 'choices' must be a list of two or more strings, got {shown(value)}."
+            )
         return value
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:

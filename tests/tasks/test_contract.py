@@ -16,6 +16,7 @@ from hf_mtl.backbone import prepare_tokenizer
 from hf_mtl.data import INPUTS, MultiTaskCollator, encode_dataset
 from hf_mtl.tasks import TASK_TYPES, Task, task_class, task_from_dict
 
+TEXTS = ["It was fine.", "Nobody liked it", "The second part drags on and on", "We left, and rightly so!"]
 # task type -> (the quickstart's data, a file of tests/data, or rows, that fit it; fields; a pipeline input)
 EXAMPLES: dict[str, tuple[str | list[dict], dict[str, Any], Any]] = {
     "text-classification": ("intent", {}, "I lost my card"),
@@ -35,6 +36,20 @@ EXAMPLES: dict[str, tuple[str | list[dict], dict[str, Any], Any]] = {
         "answer",
         {"max_length": 96, "stride": 16},
         {"question": "Who lost it?", "context": "Ann lost it."},
+    ),
+    "lemmatization": ("trees", {}, "Cats sang ."),
+    "morphological-tagging": ("trees", {}, "Cats sang ."),
+    "multi-label-classification": ("intents", {}, "I lost my card"),
+    "regression": ([{"text": text, "score": i} for i, text in enumerate(TEXTS)], {}, "I lost my card"),
+    "sentence-similarity": (
+        [{"text": text, "text_pair": TEXTS[i // 2], "score": i} for i, text in enumerate(TEXTS)],
+        {},
+        {"text": "I lost my card", "text_pair": "My card is gone"},
+    ),
+    "soft-label-classification": (
+        [{"text": text, "label": {"good": i, "bad": 3 - i, "neither": i % 2}} for i, text in enumerate(TEXTS)],
+        {},
+        "I lost my card",
     ),
     "relation-extraction": ("relations", {}, {"text": "Ann met Bob in Rome.", "head": [0, 3], "tail": [15, 19]}),
     "sentence-embedding": (
@@ -88,6 +103,11 @@ def alike(a: Any, b: Any) -> bool:
     return abs(a - b) < 1e-4 if isinstance(a, float) else a == b
 
 
+def fits(task: Task, metric: str, value: float) -> bool:
+    """Whether the value lies where such a metric can."""
+    return value >= 0 if metric in task.lower_is_better else -1 <= value <= 1
+
+
 def test_a_task_survives_json(made: Any) -> None:
     task, _, _ = made
     assert task_from_dict(json.loads(json.dumps(task.to_dict()))) == task
@@ -106,7 +126,7 @@ def test_encode_collate_forward_backward_decode_score(made: Any, kind: str, tiny
     predictions = answers(model.eval(), task, found, batch=8)
     assert len(predictions) == len(found)
     scores = task.score(predictions, task.references(found))
-    assert task.main_metric in scores and all(0 <= value <= 1 for value in scores.values())
+    assert task.main_metric in scores and all(fits(task, metric, value) for metric, value in scores.items())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,7 +158,7 @@ def test_gold_answers_score_one_and_the_baseline_less(made: Any, tiny_backbone: 
     task, found, _ = made
     gold = task.references(found)
     common = task.score(task.baseline(gold, found), gold)
-    assert all(0 <= value <= 1 for value in common.values()) and common[task.main_metric] < 1
+    assert all(fits(task, metric, value) for metric, value in common.items()) and common[task.main_metric] < 1
 
 
 def test_rows_without_labels_are_encoded(made: Any, tiny_backbone: Any) -> None:

@@ -21,15 +21,13 @@ def test_the_answer_is_the_best_of_all_legal_sequences(tiny_backbone: Any) -> No
     head = model.heads["t"]
     head.crf.transitions.weight.data.normal_()
     head.classifier.weight.data.normal_()
-    rows = [{"tokens": "you see four words".split()}, {"tokens": ["two", "here"]}]
+    rows = [{"tokens": ["you", "see", "four", "words"]}, {"tokens": ["two", "here"]}]
     features = task.encode(rows, model.tokenizer)
     batch = MultiTaskCollator(model.tokenizer, [task])([f | {"task_ids": 0} for f in features])
     with torch.no_grad():
         logits = model(**batch).logits["t"].numpy()
         hidden = model.backbone(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        emissions = [
-            head.classifier(hidden[i, feature["positions"]]).numpy() for i, feature in enumerate(features)
-        ]
+        emissions = [head.classifier(hidden[i, feature["positions"]]).numpy() for i, feature in enumerate(features)]
     found = task.decode([task.cut(v, f) for v, f in zip(logits, features, strict=True)], features, rows)
     moves, weights = legal_moves(LABELS), head.crf.transitions.weight.detach().numpy()
     for values, prediction in zip(emissions, found, strict=True):

@@ -14,9 +14,9 @@ from hf_mtl.tasks import RowError
 from hf_mtl.tasks.intent_slots import IntentSlots
 
 CITIES = ["Rome", "Oslo", "Lima"]
-ROWS = [
-    {"tokens": ["fly", "to", city], "tags": ["O", "O", "B-city"], "intent": "travel"} for city in CITIES
-] + [{"tokens": ["play", "some", "jazz", "now"], "tags": ["O", "O", "B-music", "O"], "intent": "music"}] * 2
+ROWS = [{"tokens": ["fly", "to", city], "tags": ["O", "O", "B-city"], "intent": "travel"} for city in CITIES] + [
+    {"tokens": ["play", "some", "jazz", "now"], "tags": ["O", "O", "B-music", "O"], "intent": "music"}
+] * 2
 
 
 def task(**fields: Any) -> IntentSlots:
@@ -84,6 +84,6 @@ def test_frames_are_right_where_both_parts_are() -> None:
 def test_an_unknown_intent_is_named(tiny_backbone: Any) -> None:
     learned = task()
     tokenizer = MultiTaskModel.from_backbone(tiny_backbone(), [learned]).tokenizer
-    with pytest.raises(RowError, match="'ask'.*'dance'") as error:
+    with pytest.raises(RowError, match=r"'ask'.*'dance'") as error:
         learned.encode([ROWS[0], ROWS[1] | {"intent": "dance"}], tokenizer)
     assert error.value.row == 1

@@ -85,7 +85,10 @@ def test_a_batch_of_three_kinds_gives_the_losses_of_three_batches(tiny_backbone:
         ROWS[1:3],
         [{"tokens": ["two", "unbelievable", "words"], "tags": ["X", "Y", "X"]}, {"tokens": ["one"], "tags": ["Y"]}],
     ]
-    parts = [encode_dataset(t, i, r, model.tokenizer, "train") for i, (t, r) in enumerate(zip(tasks, rows, strict=True))]
+    parts = [
+        encode_dataset(task, i, found, model.tokenizer, "train")
+        for i, (task, found) in enumerate(zip(tasks, rows, strict=True))
+    ]
     collate = MultiTaskCollator(model.tokenizer, tasks)
     mixed = model(**collate([parts[k][i] for i, k in ((0, 2), (0, 1), (1, 0), (1, 2), (0, 0), (1, 1))]))
     for part, task in zip(parts, tasks, strict=True):

@@ -1,0 +1,67 @@
+"""What `hf-mtl inspect` found, as lines of text."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .files import to_json
+
+if TYPE_CHECKING:
+    from ..recipe.inspection import Example, SplitReport, TaskReport
+
+__all__ = ["report_lines"]
+
+_LABELS = 10
+_LONGEST = 300  # characters of a value
+
+
+def report_lines(reports: Mapping[str, "TaskReport"], *, ascii_only: bool = False) -> Iterator[str]:
+    """The reports of a recipe's tasks; `ascii_only`: for a screen that knows no other letters."""
+    for name, report in reports.items():
+        yield f"{name} ({report.type})"
+        for split, found in report.splits.items():
+            yield from _split(split, found, ascii_only)
+        for number, example in enumerate(report.examples, 1):
+            yield from _example(number, example, ascii_only)
+        yield ""
+
+
+def _split(split: str, found: "SplitReport", ascii_only: bool) -> Iterator[str]:
+    sizes = found.lengths
+    measured = "" if sizes.rows == found.rows else f" (of {sizes.rows} rows drawn)"
+    yield f"  {split}: {_rows(found.rows)}"
+    yield (
+        f"    subwords: median {sizes.median}, 95% up to {sizes.p95}, longest {sizes.longest}{measured}; "
+        f"of at most {sizes.limit}: {sizes.cut:.1%} cut, {sizes.windowed:.1%} in windows"
+    )
+    if found.labels:
+        shown = [f"{_label(name, ascii_only)} {count}" for name, count in list(found.labels.items())[:_LABELS]]
+        more = f", and {len(found.labels) - _LABELS} more" if len(found.labels) > _LABELS else ""
+        yield f"    labels ({len(found.labels)}): {', '.join(shown)}{more}"
+    if found.unlabelled:
+        yield f"    {_rows(found.unlabelled)} without a label"
+    if found.unknown:
+        yield f"    {_rows(found.unknown)} with a label that no training row has"
+
+
+def _example(number: int, example: "Example", ascii_only: bool) -> Iterator[str]:
+    windows = len(example.subwords)
+    more = f" (the first of {windows} inputs)" if windows > 1 else ""
+    yield f"  example {number}: {_short(to_json(dict(example.row), ascii_only=ascii_only))}"
+    yield f"    subwords{more}: {_short(_joined(next(iter(example.subwords), ()), ascii_only))}"
+    yield f"    gold: {_short(to_json(example.gold, ascii_only=ascii_only))}"
+
+
+def _joined(subwords: Iterable[str], ascii_only: bool) -> str:
+    return "|".join(to_json(subword, ascii_only=ascii_only)[1:-1] for subword in subwords)
+
+
+def _label(name: Any, ascii_only: bool) -> str:
+    return to_json(name, ascii_only=ascii_only)[1:-1]
+
+
+def _rows(number: int) -> str:
+    return f"{number} row" + "s" * (number != 1)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -1,0 +1,155 @@
+"""Any number of labels for a text, or for a pair of texts."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from typing_extensions import Self
+
+from .base import Features, Row, RowError, shown
+from .labels import declared_names, label_id, label_index, label_names, sorted_names
+from .pooled import PooledLabelTask
+from .registry import register_task
+
+__all__ = ["MultiLabelClassification", "best_threshold"]
+
+
+@register_task("multi-label-classification")
+@dataclass(frozen=True, kw_only=True)
+class MultiLabelClassification(PooledLabelTask):
+    """The labels, none, one or many, of a text or a pair, each decided by itself: sigmoid and binary cross entropy.
+
+    Columns: `text`, `text_pair` (for pairs), `label` (a list of strings, of integers or of a `ClassLabel`; an empty
+    one where no label holds). An integer is an index where labels are given and none of them is a number.
+    Answer: a list of `{"label", "score"}`, the best first. Scores: `f1_micro`, `f1_macro`, `subset_accuracy`.
+
+    Args:
+        label: the column of the lists; `labels`, unlike that of other types, because it holds many.
+        labels: the label names, in the order of the logits; learned by `from_dataset`.
+        threshold: labels whose score is above it are answered; `tune` chooses it.
+        pooling: `mean`, `first`, `last`, or `auto`: the last token on a causal backbone, the mean elsewhere.
+    """
+
+    label: str = "labels"
+    threshold: float = 0.5  # what a sigmoid is trained for, before anything is tuned
+
+    main_metric = "f1_micro"
+    least_labels = 1
+    not_in_features = PooledLabelTask.not_in_features | {"threshold"}
+    not_encoded = PooledLabelTask.not_encoded | not_in_features
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_number("threshold", lambda v: 0 <= v < 1, "a number from 0 up to 1")
+
+    def learn(self, dataset: Any) -> Self:
+        self.require_columns(dataset, self.columns())
+        if self.labels is not None:
+            return self
+        labels = declared_names(dataset, self.label)
+        if labels is None:
+            values = list(dataset[self.label])
+            for i, value in enumerate(values):
+                if fault := self._fault(value):
+                    raise ValueError(f"{fault} This is row {i}.")
+            labels = sorted_names(chain.from_iterable(values))
+            if not labels:
+                raise ValueError(
+                    f"Task {self.name!r}: column {self.label!r} holds empty lists alone: there are no labels to learn."
+                )
+        return replace(self, labels=labels)
+
+    def encode_label(self, value: Any, index: int) -> list[bool]:
+        if fault := self._fault(value):
+            raise RowError(fault, index)
+        names = label_index(self.known_labels())
+        # A bit for each label: a list of indices has no type in Arrow while it is empty.
+        gold = [False] * len(self.known_labels())
+        for label in value:
+            gold[label_id(self.name, label, names, index)] = True
+        return gold
+
+    def _fault(self, value: Any) -> str | None:
+        """What is wrong with what the label column holds; None where nothing is."""
+        if isinstance(value, list | tuple) and None not in value:
+            return None
+        return (
+            f"Task {self.name!r}: column {self.label!r} must hold a list of labels, none of them missing (None), and "
+            f"an empty list where there are none, got {shown(value)}."
+        )
+
+    def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
+        return torch.tensor(labels, dtype=torch.float32)
+
+    def references(self, rows: Sequence[Row]) -> list[list[str]]:
+        return [label_names(row[self.label], self.labels) for row in rows]
+
+    def build_head(self, backbone: Any) -> nn.Module:
+        return self.pooled_head(backbone, len(self.known_labels()), F.binary_cross_entropy_with_logits)
+
+    def decode(
+        self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
+    ) -> list[list[dict[str, Any]]]:
+        labels = self.known_labels()
+        found = []
+        for scores in _sigmoid(np.stack(logits)):
+            above = np.flatnonzero(scores > self.threshold)
+            ranked = above[np.argsort(-scores[above], kind="stable")]
+            found.append([{"label": labels[k], "score": float(scores[k])} for k in ranked])
+        return found
+
+    def tune(self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]) -> Self:
+        """This task with the threshold of the best micro F1; as it is where no row has a label to find."""
+        index = {name: k for k, name in enumerate(self.known_labels())}
+        references = [set(names) for names in self.references(rows)]
+        gold = np.zeros((len(rows), len(index)), dtype=bool)
+        for i, names in enumerate(references):
+            gold[i, [index[name] for name in names if name in index]] = True
+        best = best_threshold(_sigmoid(np.stack(logits)).ravel(), gold.ravel(), sum(map(len, references)))
+        return self if best is None else replace(self, threshold=best)
+
+    def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        from ..scoring.multi_label import multi_label_scores
+
+        return multi_label_scores([[found["label"] for found in row] for row in predictions], list(references))
+
+    def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any]:
+        labels, count = Counter(tuple(sorted(set(row))) for row in references).most_common(1)[0]
+        return [[{"label": label, "score": count / len(references)} for label in labels]] * len(rows)
+
+
+def best_threshold(scores: np.ndarray, gold: np.ndarray, wanted: int) -> float | None:
+    """The threshold with the best F1, 2 · hits / (answered + wanted), for answers whose score is above it.
+
+    Args:
+        scores: `[answers]` 0 to 1.
+        gold: `[answers]` whether each is right.
+        wanted: how many answers are right, with those that have no score.
+
+    Returns:
+        0 or more and below 1, halfway between two scores; of several that are as good the highest. None where no
+        threshold gives a hit.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order].astype(np.float64)
+    hits = gold[order].cumsum()
+    following = np.append(ranked[1:], 0.0)
+    f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + wanted)
+    f1[ranked == following] = 0  # equal scores are all above a threshold, or none
+    best = f1.argmax()
+    if f1[best] == 0:
+        return None
+    middle = (ranked[best] + following[best]) / 2
+    # Between neighbouring floats there is no middle.
+    return float(middle if middle < ranked[best] else following[best])
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    """In float64 and without overflow."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))

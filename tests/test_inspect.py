@@ -1,0 +1,159 @@
+"""What `hf-mtl inspect` says of a recipe's data, counted again by hand."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+import datasets
+import pytest
+from recipe_files import recipe_values, some_rows, write_jsonl, write_recipe
+from transformers import AutoTokenizer
+
+from hf_mtl.cli import main
+from hf_mtl.recipe import Recipe
+from hf_mtl.recipe.inspection import inspect_recipe
+
+Values = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def backbone(tiny_backbone: Callable[[], str], tmp_path: Path) -> str:
+    """A backbone's folder without its weights."""
+    folder = tmp_path / "backbone"
+    folder.mkdir()
+    for file in Path(tiny_backbone()).iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    return str(folder)
+
+
+@pytest.fixture
+def values(tmp_path: Path, backbone: str) -> Values:
+    return recipe_values(tmp_path, backbone)
+
+
+@pytest.fixture
+def inspect(tmp_path: Path) -> Callable[..., Any]:
+    return lambda values, rows=3: inspect_recipe(Recipe.load(write_recipe(tmp_path, values)), rows)
+
+
+def test_rows_labels_and_lengths_are_those_of_the_data(values: Values, inspect: Any, backbone: str) -> None:
+    found = inspect(values)
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    assert {name: report.type for name, report in found.items()} == {
+        "intent": "text-classification",
+        "pos": "token-classification",
+        "answer": "question-answering",
+    }
+    for split in ("train", "validation", "test"):
+        intent, pos, answer = (found[name].splits[split] for name in ("intent", "pos", "answer"))
+        rows = some_rows("intent", split)
+        assert intent.rows == pos.rows == answer.rows == 8
+        assert intent.labels == Counter(row["label"] for row in rows)
+        assert list(intent.labels.values()) == sorted(intent.labels.values(), reverse=True)
+        assert pos.labels == Counter(tag for row in some_rows("pos", split) for tag in row["tags"])
+        assert answer.labels == {} and answer.unknown is None
+        sizes = [len(tokenizer(row["text"])["input_ids"]) for row in rows]
+        lengths = intent.lengths
+        assert (lengths.median, lengths.longest, lengths.limit) == (median_low(sizes), max(sizes), 128)
+        assert lengths.median <= lengths.p95 <= lengths.longest and lengths.cut == lengths.windowed == 0
+
+
+def test_rows_that_are_cut_or_read_in_windows_are_counted(values: Values, inspect: Any, backbone: str) -> None:
+    for task in ("intent", "pos"):
+        values["tasks"][task]["max_length"] = 12
+    found = inspect(values)
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    intent, pos, answer = (found[name].splits["train"].lengths for name in ("intent", "pos", "answer"))
+    long = sum(len(tokenizer(row["text"])["input_ids"]) > 12 for row in some_rows("intent", "train"))
+    assert 0 < intent.cut == long / 8 and intent.windowed == 0 and intent.limit == 12
+    long = sum(len(tokenizer(" ".join(row["tokens"]))["input_ids"]) > 12 for row in some_rows("pos", "train"))
+    assert 0 < pos.windowed == long / 8 and pos.cut == 0
+    pairs = [(row["question"], row["context"]) for row in some_rows("answer", "train")]
+    sizes = [len(tokenizer(*pair)["input_ids"]) for pair in pairs]
+    assert answer.longest == max(sizes) and answer.windowed == sum(size > 64 for size in sizes) / 8
+
+
+def test_labels_that_no_training_row_has_and_missing_ones_are_counted(
+    values: Values, inspect: Any, tmp_path: Path
+) -> None:
+    rows = some_rows("intent", "test", 4)
+    write_jsonl(
+        tmp_path / "intent" / "test.jsonl", [{**rows[0], "label": "new"}, {**rows[1], "label": None}, *rows[2:]]
+    )
+    tagged = some_rows("pos", "validation", 3)
+    tagged[2]["tags"][0] = "NEW"
+    write_jsonl(tmp_path / "pos" / "validation.jsonl", tagged[2:])
+    found = inspect(values)
+    test = found["intent"].splits["test"]
+    assert (test.rows, test.unlabelled, test.unknown, test.labels["new"]) == (4, 1, 1, 1)
+    assert found["pos"].splits["validation"].unknown == 1
+    assert found["intent"].splits["train"].unknown is None and found["intent"].splits["validation"].unknown == 0
+
+
+def test_published_test_rows_without_labels_are_counted_as_such(values: Values, inspect: Any, tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=["b", "a"])
+    for split, labels in (("train", [0, 1, 1]), ("test", [-1, -1])):
+        rows = datasets.Dataset.from_dict({"text": ["x"] * len(labels), "label": labels}).cast_column("label", names)
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    values["tasks"] = {
+        "intent": {"type": "text-classification", "data": {"train": "train.parquet", "test": "test.parquet"}}
+    }
+    report = inspect(values)["intent"]
+    assert report.splits["train"].labels == {"a": 2, "b": 1}
+    assert (report.splits["test"].labels, report.splits["test"].unlabelled) == ({}, 2)
+    assert sorted(example.gold for example in report.examples) == ["a", "a", "b"]
+
+
+def test_examples_show_the_row_its_subwords_and_its_gold_answer(values: Values, inspect: Any, backbone: str) -> None:
+    found = inspect(values, 2)
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    assert [len(report.examples) for report in found.values()] == [2, 2, 2]
+    rows = some_rows("intent", "train")
+    for example in found["intent"].examples:
+        assert example.row in rows and example.gold == example.row["label"]
+        ids = tokenizer(example.row["text"])["input_ids"]
+        assert example.subwords == [[tokenizer.decode([i]) for i in ids]]
+    for example in found["answer"].examples:
+        assert example.gold == list(dict.fromkeys(example.row["answers"]["text"]))
+        assert all(window[0] == "<s>" and len(window) <= 64 for window in example.subwords)
+
+
+def test_a_row_that_cannot_be_used_is_named(values: Values, inspect: Any, tmp_path: Path) -> None:
+    rows = some_rows("answer", "train")
+    rows[2]["question"] = " "
+    write_jsonl(tmp_path / "answer" / "train.jsonl", rows)
+    with pytest.raises(ValueError, match=r"Split 'train', row 2: Task 'answer': column 'question' is empty"):
+        inspect(values)
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def test_the_command_prints_it_all(values: Values, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": f"text {i} é", "label": f"l{i % 13}"} for i in range(26)]
+    write_jsonl(tmp_path / "intent" / "train.jsonl", rows)
+    recipe = write_recipe(tmp_path, values)
+    assert main(["inspect", "--tasks.pos.max_length", "12", str(recipe), "--rows", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "intent (text-classification)\n  train: 26 rows\n    subwords: median" in printed
+    assert "    labels (13): l0 2, l1 2, l10 2, l11 2, " in printed and ", and 3 more\n" in printed
+    assert "    8 rows with a label that no training row has\n" in printed
+    assert "of at most 12: 0.0% cut, " in printed and "% in windows" in printed
+    assert printed.count("  example 1: {") == 3 and "example 2" not in printed
+    assert '{"text": "text' in printed and "é" in printed and ": <s>|" in printed and '    gold: "l' in printed
+
+
+def test_the_command_says_what_is_wrong_in_one_line(
+    values: Values, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pos" / "train.jsonl").unlink()
+    assert main(["inspect", str(write_recipe(tmp_path, values))]) == 2
+    assert "error: Task 'pos', split 'train': no such file" in capsys.readouterr().err.splitlines()[-1]
