@@ -300,7 +300,8 @@ def test_each_task_type_says_what_it_answers() -> None:
         '{"entity_group", "score", "word", "start", "end"}; plain tags: a list of '
         '{"entity", "score", "index", "word", "start", "end"}.',
         "answer takes question and context. Extractive question answering. Answer: "
-        '{"score", "start", "end", "answer"}, the empty answer from 0 to 0.',
+        '{"score", "start", "end", "answer"}, the empty answer from 0 to 0; a list of them, the likeliest first, where '
+        "top_k is more than 1.",
     ]
 
 

@@ -25,11 +25,14 @@ LABELS_SHOWN = 3
 LONGEST_LABEL = 40  # characters
 LONGEST_ANSWER = 160  # characters
 # What the card's code asks where nobody gave an example, by the public name of an input.
-_SAMPLES = {
+_SAMPLES: dict[str, Any] = {
     "text": "The Louvre is a museum in Paris.",
     "text_pair": "There are museums in Paris.",
     "question": "Where is the Louvre?",
     "context": "The Louvre is a museum in Paris.",
+    "choices": ["In Paris.", "In Rome."],
+    "head": [4, 10],  # of the text: "Louvre"
+    "tail": [26, 31],  # "Paris"
 }
 _PEFT_NAMES = {"LORA": "LoRA"}
 

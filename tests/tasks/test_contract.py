@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import read_jsonl
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, pipeline
 
 from hf_mtl import MultiTaskModel
 from hf_mtl.backbone import prepare_tokenizer
@@ -134,6 +134,13 @@ def test_a_batch_of_one_equals_a_batch_of_many(made: Any, kind: str, tiny_backbo
     task, found, _ = made
     model = MultiTaskModel.from_backbone(tiny_backbone(kind), [task])
     assert alike(answers(model, task, found[:6], batch=1), answers(model, task, found[:6], batch=5))
+
+
+def test_the_card_of_a_model_says_how_to_ask_it(made: Any, tiny_backbone: Any) -> None:
+    task, _, _ = made
+    model = MultiTaskModel.from_backbone(tiny_backbone(), [task])
+    line = next(line for line in str(model.card()).splitlines() if line.startswith("pipe("))
+    assert list(eval(line, {"pipe": pipeline("multitask-nlp", model=model)})) == ["it"]
 
 
 def test_predictions_and_answers_are_json(made: Any, tiny_backbone: Any) -> None:
