@@ -61,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = MultiTaskTrainingArguments(
             output_dir=folder, num_train_epochs=args.epochs, learning_rate=args.learning_rate, warmup_steps=0.1,
-            per_device_train_batch_size=32, per_device_eval_batch_size=32, mixing="uniform", length_grouped=True,
+            per_device_train_batch_size=32, per_device_eval_batch_size=32, mixing="proportional", share_rows=True,
             report_to="none", save_strategy="no", use_cpu=True, seed=args.seed, disable_tqdm=True, logging_steps=200,
         )  # fmt: skip
         dev = {name: data["validation"] for name in train if name != "texts"}

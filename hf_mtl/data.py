@@ -72,12 +72,67 @@ class EncodedDataset(TorchDataset):
         return EncodedDataset(self.task, self.task_id, self.rows, self.features.select(order)), order
 
 
-class MultiTaskDataset(TorchDataset):
-    """The features of many tasks behind one index: task after task, as the batch sampler counts them."""
+class SharedRows(TorchDataset):
+    """The features of tasks that read the same inputs. An item is one input, and `of_tasks` what each needs of it.
 
-    def __init__(self, parts: Mapping[str, EncodedDataset]):
+    Args:
+        parts: the tasks' data, feature for feature of the same subwords.
+    """
+
+    def __init__(self, parts: Sequence[EncodedDataset]):
+        self.parts = list(parts)
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        items = []
+        for of_tasks in zip(*(part.__getitems__(indices) for part in self.parts), strict=True):
+            inputs = {key: of_tasks[0][key] for key in ("input_ids", "token_type_ids") if key in of_tasks[0]}
+            items.append(inputs | {"of_tasks": of_tasks})
+        return items
+
+    def lengths(self) -> np.ndarray:
+        """`[features]` subwords of each."""
+        return self.parts[0].lengths()
+
+
+def shared_rows(parts: Mapping[str, EncodedDataset]) -> dict[str, EncodedDataset | SharedRows]:
+    """The parts, those of the same inputs as one, whose name is all of theirs."""
+    together: list[list[str]] = []
+    for name, part in parts.items():
+        alike = (names for names in together if _same_inputs(parts[names[0]], part))
+        names = next(alike, None)
+        if names is None:
+            together.append([name])
+        else:
+            names.append(name)
+    return {
+        "+".join(names): parts[names[0]] if len(names) == 1 else SharedRows([parts[name] for name in names])
+        for names in together
+    }
+
+
+def _same_inputs(a: EncodedDataset, b: EncodedDataset) -> bool:
+    keys = [key for key in ("input_ids", "token_type_ids") if key in a.features.column_names]
+    if a.task.grouped or b.task.grouped or len(a) != len(b) or not set(keys) <= set(b.features.column_names):
+        return False
+    first, second = (part.features.select_columns(keys).with_format("arrow") for part in (a, b))
+    return all(first[key][:].equals(second[key][:]) for key in keys)
+
+
+class MultiTaskDataset(TorchDataset):
+    """The features of many tasks behind one index: unit after unit, as the batch sampler counts them.
+
+    Args:
+        parts: task -> its data.
+        share_rows: whether tasks of the same inputs are one unit.
+    """
+
+    def __init__(self, parts: Mapping[str, EncodedDataset], share_rows: bool = False):
         self.parts = dict(parts)
-        self._list = list(parts.values())
+        self.units: dict[str, EncodedDataset | SharedRows] = shared_rows(parts) if share_rows else dict(parts)
+        self._list = list(self.units.values())
         self._ends = np.cumsum([len(part) for part in self._list])
 
     def __len__(self) -> int:
@@ -117,7 +172,21 @@ class MultiTaskCollator:
         self.tasks = list(tasks)
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if "of_tasks" in features[0]:
+            return self._shared(features)
         inputs = [part for feature in features for part in self._inputs(feature)]
+        batch, longest = self._padded(inputs)
+        batch["task_ids"] = torch.tensor([part["task_ids"] for part in inputs])
+        ids = sorted({feature["task_ids"] for feature in features})
+        return batch | self._of_tasks({k: [f for f in features if f["task_ids"] == k] for k in ids}, longest)
+
+    def _shared(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Every row is of the same tasks, which the batch names."""
+        batch, longest = self._padded(features)
+        by_task = {own[0]["task_ids"]: own for own in zip(*(feature["of_tasks"] for feature in features), strict=True)}
+        return batch | {"tasks": [self.tasks[k].name for k in by_task]} | self._of_tasks(by_task, longest)
+
+    def _padded(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], int]:
         lengths = np.array([len(part["input_ids"]) for part in inputs])
         longest = int(lengths.max())
         real = np.arange(longest) < lengths[:, None]
@@ -127,11 +196,12 @@ class MultiTaskCollator:
                 values = np.full(real.shape, filler, dtype=np.int64)
                 values[real] = list(chain.from_iterable(part[key] for part in inputs))
                 batch[key] = torch.from_numpy(values)
-        batch["task_ids"] = torch.tensor([part["task_ids"] for part in inputs])
-        ids = {feature["task_ids"] for feature in features}
+        return batch, longest
+
+    def _of_tasks(self, features: Mapping[int, Sequence[Mapping[str, Any]]], longest: int) -> dict[str, Any]:
         labels, positions, groups = {}, {}, {}
-        for k in sorted(ids):
-            task, own, length = self.tasks[k], [f for f in features if f["task_ids"] == k], longest
+        for k, own in features.items():
+            task, length = self.tasks[k], longest
             if task.per_word:
                 positions[task.name] = stack_positions([feature["positions"] for feature in own])
                 length = positions[task.name].shape[1]
@@ -139,9 +209,10 @@ class MultiTaskCollator:
                 groups[task.name] = group_rows([len(feature["input_ids"]) for feature in own])
             if "labels" in own[0]:
                 labels[task.name] = task.stack_labels([feature["labels"] for feature in own], length)
+        batch: dict[str, Any] = {}
         for key, by_task in (("word_positions", positions), ("row_groups", groups), ("labels", labels)):
             if by_task:
-                batch[key] = next(iter(by_task.values())) if len(ids) == 1 else by_task
+                batch[key] = next(iter(by_task.values())) if len(features) == 1 else by_task
         return batch
 
     def _inputs(self, feature: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -77,6 +77,11 @@ class MultiTaskTrainer(Trainer):
         for name in _WITHOUT_EFFECT & kwargs.keys():
             if kwargs[name] is not None:
                 raise ValueError(f"{name} has no effect here: each task encodes, computes its loss and scores itself.")
+        if args.share_rows and model.config.adapters is not None:
+            raise ValueError(
+                "share_rows=True reads a row once for all of its tasks, and with adapters each task reads it in its "
+                "own way. Set share_rows=False, or train without adapters."
+            )
         tokenizer = processing_class if processing_class is not None else model.tokenizer
         if tokenizer is None:
             raise ValueError("The trainer needs a tokenizer: give processing_class, or set model.tokenizer.")
@@ -95,7 +100,7 @@ class MultiTaskTrainer(Trainer):
             model=model,
             args=args,
             data_collator=MultiTaskCollator(tokenizer, list(self._tasks.values())),
-            train_dataset=MultiTaskDataset(train) if train else None,
+            train_dataset=MultiTaskDataset(train, args.share_rows) if train else None,
             eval_dataset=evaluated,
             processing_class=tokenizer,
             **kwargs,
@@ -135,7 +140,7 @@ class MultiTaskTrainer(Trainer):
         dataset: Any = train_dataset or self.train_dataset
         args = self.args
         self._sampler = MultiTaskBatchSampler(
-            {name: len(part) for name, part in dataset.parts.items()},
+            {name: len(unit) for name, unit in dataset.units.items()},
             batch_size=self._train_batch_size,
             world_size=args.world_size,
             rank=args.process_index,
@@ -145,13 +150,16 @@ class MultiTaskTrainer(Trainer):
             temperature=args.temperature,
             cap=args.cap,
             seed=args.seed if args.data_seed is None else args.data_seed,
-            lengths={n: part.lengths() for n, part in dataset.parts.items()} if args.length_grouped else None,
+            lengths={n: unit.lengths() for n, unit in dataset.units.items()} if args.length_grouped else None,
             epochs=args.num_train_epochs,
         )
         return self._sampler
 
     def rows_per_epoch(self) -> dict[str, int]:
-        """Rows that an epoch takes of each task, by the mixture; more than a task has means that they repeat."""
+        """Rows that an epoch takes of each task, by the mixture; more than a task has means that they repeat.
+
+        Tasks that share their rows (`share_rows`) have one entry, under all of their names.
+        """
         return self._get_train_sampler().rows_per_epoch()
 
     def compute_loss(

@@ -52,6 +52,14 @@ class MultiTaskTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "Batches of rows of similar length, within each task: less padding."}
     )
 
+    share_rows: bool = field(
+        default=False,
+        metadata={
+            "help": "Tasks that label the same inputs are one in the mixture: the backbone reads a row once for all of "
+            "them, and their losses add up. Without adapters only."
+        },
+    )
+
     def __post_init__(self) -> None:
         if self.mixing not in MIXING_RULES:
             raise ValueError(f"Unknown mixing {self.mixing!r}. {nearest(str(self.mixing), MIXING_RULES)}")

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 # Key of `mixing:` -> training argument. They have a section of their own, so `training:` has not got them.
-MIXING = {"strategy": "mixing", "temperature": "temperature", "cap": "cap"}
+MIXING = {"strategy": "mixing", "temperature": "temperature", "cap": "cap", "share_rows": "share_rows"}
 ADAPTERS = ("lora",)
 BALANCING = ("static",)
 CARD = ("license", "language", "tags", "datasets")
