@@ -48,11 +48,14 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps' time says when an extra was last installed: again only after its specification changed.
-# Editable, so that a change of the code needs no new install.
+# Editable, so that a change of the code needs no new install; `compat`, so that Python started beside a clone that is
+# named like the package does not take the clone for it.
+EDITABLE := --config-settings editable_mode=compat -e
+
 $(VENV)/.quickstart: $(SPECIFICATION) | $(BIN)/python
-	$(PIP) install -c constraints.txt -e '.[quickstart]'
+	$(PIP) install -c constraints.txt $(EDITABLE) '.[quickstart]'
 	@touch $@
 
 $(VENV)/.dev: $(SPECIFICATION) | $(BIN)/python
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt $(EDITABLE) '.[dev]'
 	@touch $@

@@ -61,6 +61,10 @@ class MultiTaskConfig(PreTrainedConfig):
             raise ValueError(f"Task names must differ; repeated: {repeated}.")
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Does nothing: the package is never copied beside a model; what lies there imports it."""
+
     def get_tasks(self) -> dict[str, Task]:
         """The tasks by name."""
         return {task["name"]: task_from_dict(task) for task in self.tasks or []}

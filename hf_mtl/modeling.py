@@ -1,6 +1,7 @@
 """MultiTaskModel: one backbone, a head for each task, and an adapter for each task where there are adapters."""
 
 import copy
+import difflib
 import inspect
 import os
 import sys
@@ -33,7 +34,7 @@ from .bundled import locate_backbone
 from .config import MultiTaskConfig
 from .saving import SavingMixin
 from .tasks import Task, TaskOutput
-from .tasks.base import nearest
+from .tasks.base import nearest, shown
 from .tasks.groups import gather_groups
 
 __all__ = ["MultiTaskModel", "MultiTaskOutput"]
@@ -126,6 +127,7 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
             ValueError: the backbone, a task or the adapters cannot be used; says which and what would do.
         """
         name = os.fspath(name)
+        tasks = _tasks_of(tasks)
         hub: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
         where = locate_backbone(name, **hub)
         device_map = kwargs.pop("device_map", None)
@@ -137,7 +139,7 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         }
         config = MultiTaskConfig(
             text_config=copy.deepcopy(backbone.config),
-            tasks=list(tasks),
+            tasks=tasks,
             adapters=adapter_to_dict(adapters),
             backbone_name=name,
             **settings,
@@ -177,6 +179,10 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
                 )
         return loaded
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Does nothing: the package is never copied beside a model; what lies there imports it."""
+
     def initialize_weights(self) -> None:
         """Draws what no checkpoint has filled, adapters by peft's rule."""
         reset_missing(self.backbone)
@@ -194,8 +200,9 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         """Adds a task with a fresh head and adapter. No other task's answers change by a bit.
 
         Raises:
-            ValueError: the model has a task of this name already.
+            ValueError: the model has a task of this name already, or it is no task.
         """
+        _tasks_of(task)
         if task.name in self.tasks:
             raise ValueError(f"The model has a task {task.name!r} already. Remove it first, or take another name.")
         _check_layer(task, self.config.text_config)
@@ -283,6 +290,7 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
             ValueError: an unknown task, both `tasks` and `task_ids`, or labels, positions or groups that do not say
                 whose they are.
         """
+        _check_names(kwargs, self._takes)
         for name in {"output_hidden_states", "output_attentions", "return_dict"} & kwargs.keys():
             if kwargs.pop(name) not in (None, name == "return_dict"):
                 raise ValueError(f"forward gives logits and losses, not {name}: ask model.encode, or model.backbone.")
@@ -433,6 +441,24 @@ def _check_layer(task: Task, config: Any) -> None:
         raise ValueError(
             f"Task {task.name!r}: layer={task.layer}, but the backbone has hidden states 0 to {states - 1}."
         )
+
+
+def _tasks_of(value: Any) -> list[Task]:
+    tasks = [value] if isinstance(value, Task) else list(value)
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise ValueError(f"tasks must hold tasks, such as TextClassification(name=...), got {shown(task)}.")
+    if not tasks:
+        raise ValueError("tasks is empty: a model needs one task or more. More are added by add_task.")
+    return tasks
+
+
+def _check_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """A slip of the pen (`task=`) would go to the backbone, which takes anything, and be lost there."""
+    own = [name for name in inspect.signature(MultiTaskModel.forward).parameters if name not in ("self", "kwargs")]
+    for name in set(given) - set(known) - {"return_dict"}:
+        if close := difflib.get_close_matches(name, own, n=1, cutoff=0.8):
+            raise ValueError(f"forward has no argument {name!r}. Did you mean {close[0]!r}?")
 
 
 def _of_tasks(

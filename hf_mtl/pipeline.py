@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoTokenizer, Pipeline
 
@@ -88,8 +89,8 @@ class MultiTaskPipeline(Pipeline):
         """Answers one example, or many.
 
         Args:
-            inputs: one example -> its answers. A list, a tuple, a column of a `datasets.Dataset` -> a list. A
-                generator, a `Dataset` of rows, a `KeyDataset`, any other iterable -> an iterator that reads
+            inputs: one example -> its answers. A list, a tuple, an array, a column of a `datasets.Dataset` -> a
+                list. A generator, a `Dataset` of rows, a `KeyDataset`, any other iterable -> an iterator that reads
                 `32 * batch_size` examples ahead.
             batch_size: inputs in a batch.
             num_workers: taken because other pipelines take it; there are none.
@@ -113,7 +114,7 @@ class MultiTaskPipeline(Pipeline):
         if many is None:
             return self._answers([inputs], *stages)[0]
         answers = self._windows(many, size, stages)
-        return list(answers) if isinstance(inputs, Sequence) else answers
+        return list(answers) if isinstance(inputs, Sequence | np.ndarray) else answers
 
     def _windows(self, examples: Iterable[Any], size: int, stages: tuple[dict[str, Any], ...]) -> Iterator[Any]:
         preprocess, *others = stages
@@ -256,6 +257,8 @@ def _alike(tasks: Iterable[Task]) -> list[Request]:
 def _examples(inputs: Any) -> Iterable[Any] | None:
     """The examples in the inputs; None where they are one example."""
     if isinstance(inputs, Iterable):
+        if isinstance(inputs, np.ndarray):
+            return inputs.tolist() if inputs.ndim else None
         return None if isinstance(inputs, (str, bytes, Mapping)) else inputs
     if isinstance(inputs, torch.utils.data.Dataset):  # indexed, but it need not be iterable: a KeyDataset is not
         return (inputs[i] for i in range(len(inputs)))  # type: ignore[arg-type]

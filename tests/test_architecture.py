@@ -25,9 +25,10 @@ LAYERS = {
     5: ["modeling"],
     6: ["pipeline", "export", "analysis"],
     7: ["training_args"],
-    8: ["trainer"],
-    9: ["auto", "recipe"],
-    10: ["cli"],
+    8: ["evaluation"],
+    9: ["trainer"],
+    10: ["auto", "recipe"],
+    11: ["cli"],
 }
 LAYER = {part: number for number, parts in LAYERS.items() for part in parts}
 

@@ -45,6 +45,22 @@ def test_auto_classes_and_pipeline_know_the_model(first: str, saved: Path) -> No
     assert run.returncode == 0, run.stderr[-2000:]
 
 
+def test_what_was_loaded_by_remote_code_is_saved_again(saved: Path, tmp_path: Path) -> None:
+    code = """
+import sys
+from transformers import AutoConfig, AutoModel, pipeline
+first = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+first.save_pretrained(sys.argv[2] + "/model")
+pipeline("multitask-nlp", model=sys.argv[1], trust_remote_code=True).model.save_pretrained(sys.argv[2] + "/pipeline")
+AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained(sys.argv[2] + "/config")
+assert set(pipeline("multitask-nlp", model=sys.argv[2] + "/model")("a text")) == {"topic"}
+"""
+    run = subprocess.run([sys.executable, "-c", code, str(saved), str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    for folder in ("model", "pipeline"):
+        assert {file.name for file in (tmp_path / folder).iterdir()} == {file.name for file in saved.iterdir()}
+
+
 def test_importing_the_package_costs_next_to_nothing() -> None:
     script = "import transformers, time; t = time.perf_counter(); import hf_mtl; print(time.perf_counter() - t)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -372,3 +372,17 @@ def test_a_changed_number_of_labels_is_refused(tiny_backbone: Any, tmp_path: Any
     (tmp_path / "config.json").write_text(json.dumps(written))
     with pytest.raises(RuntimeError, match=r"heads\.topic\.classifier|size mismatch|ignore_mismatched_sizes"):
         MultiTaskModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"), [([], "tasks is empty"), (["topic"], "must hold tasks.*str 'topic'"), ([None], "NoneType")]
+)
+def test_what_is_no_task_is_refused(tasks: Any, message: str, tiny_backbone: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        MultiTaskModel.from_backbone(tiny_backbone(), tasks)
+
+
+def test_a_slip_in_an_arguments_name_is_not_lost_in_the_backbone(tiny_backbone: Any) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone(), TextClassification(name="topic", labels=("x", "y")))
+    with pytest.raises(ValueError, match=r"no argument 'task'\. Did you mean 'tasks'"):
+        model(input_ids=torch.ones(1, 3, dtype=torch.long), task="topic")

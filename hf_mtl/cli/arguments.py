@@ -20,6 +20,8 @@ _OVERRIDES = (
     "Any key of the recipe can be set by its path: --training.learning_rate 3e-5 --mixing.temperature 1 "
     "--tasks.intent.weight 2."
 )
+# Sections that can be set whole: --adapters null.
+_SECTIONS = ("adapters", "balancing", "card", "mixing", "tasks", "training")
 _PREDICT = """Each line of the input is a JSON string, or an object with the inputs that a task needs
 ("text", "text_pair", "question", "context", or the columns of the training data). Each line of the output
 is that object, or {"text": ...}, with one more key, "predictions": {task: answer}, from every task that finds
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = _command(parsers, "predict", commands.predict, "answer texts, as JSON", _PREDICT)
     predict.add_argument("model", metavar="DIR", help="folder or Hub id of a trained model")
     predict.add_argument("texts", nargs="*", metavar="TEXT")
-    predict.add_argument("--input", type=Path, metavar="FILE.jsonl", help="what to answer, instead of TEXT")
+    predict.add_argument("--input", type=Path, metavar="FILE.jsonl", help="what to answer, instead of TEXT; -: stdin")
     predict.add_argument("--output", type=Path, metavar="FILE.jsonl", help="gets the answers, not the screen")
     predict.add_argument("--tasks", metavar="A,B", help="the tasks that answer, instead of all that can")
     predict.add_argument("--batch_size", type=_positive, metavar="N", help="inputs in a batch")
@@ -119,7 +121,7 @@ def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
     while waiting:
         argument = waiting.pop()
         path, given, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or "." not in path:
+        if not argument.startswith("--") or ("." not in path and path not in _SECTIONS):
             rest.append(argument)
         elif given:
             found.append((path, value))

@@ -45,7 +45,9 @@ def predict(options: argparse.Namespace) -> None:
     """Answers texts, or the lines of a file, as they come."""
     if bool(options.texts) == (options.input is not None):
         raise ValueError("Give either texts to answer or --input FILE.jsonl.")
-    if options.input is not None and not options.input.is_file():
+    if options.input is not None and str(options.input) == "-":
+        options.input = Path("/dev/stdin")
+    if options.input is not None and (options.input.is_dir() or not options.input.exists()):
         raise ValueError(f"--input {options.input}: no such file.")
     check_output(options.output)
     model = _load(options.model)

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool 
 
 
 def evaluate(recipe: "Recipe", model: MultiTaskModel, split: str = "test", *, batch_size: int | None = None) -> Report:
-    """Scores a model on a split of the recipe's data. Labels and columns are those of the model's own tasks.
+    """Scores a model on a split of the recipe's data: the recipe names the columns, the labels are the model's own.
 
     Args:
         recipe: says where the data are.
@@ -125,17 +125,31 @@ def evaluate(recipe: "Recipe", model: MultiTaskModel, split: str = "test", *, ba
     Raises:
         ValueError: no task has the split, the model lacks a task, or the data cannot be used.
     """
-    for name, task in recipe.tasks.items():
-        kind = model.task(name).type
-        if kind != task.type:
-            raise ValueError(f"Task {name!r} is of type {task.type!r} in the recipe, and {kind!r} in the model.")
+    tasks = {name: _reading_columns_of(model.task(name), task) for name, task in recipe.tasks.items()}
     data = _evaluation_data(recipe, split)
     values = {key: value for key, value in recipe.training.items() if key in _EVALUATION}
     if batch_size is not None:
         values["per_device_eval_batch_size"] = batch_size
     with tempfile.TemporaryDirectory() as nowhere:  # the trainer makes its folder, whatever it is to do
         args = MultiTaskTrainingArguments(output_dir=nowhere, report_to="none", save_strategy="no", **values)
-        return _report(MultiTaskTrainer(model, args), model.tasks, split, data)
+        before = dict(model.tasks)
+        try:
+            for task in tasks.values():
+                model.replace_task(task)
+            return _report(MultiTaskTrainer(model, args), model.tasks, split, data)
+        finally:
+            for name in tasks:
+                model.replace_task(before[name])
+
+
+def _reading_columns_of(task: Task, said: Task) -> Task:
+    """The model's task, with the columns that the recipe's names."""
+    if task.type != said.type:
+        raise ValueError(f"Task {task.name!r} is of type {said.type!r} in the recipe, and {task.type!r} in the model.")
+    columns = set(said.columns())
+    named = {field.name: getattr(said, field.name) for field in fields(said) if field.name != "name"}
+    changed: dict[str, Any] = {k: value for k, value in named.items() if isinstance(value, str) and value in columns}
+    return replace(task, **changed)
 
 
 def _evaluation_data(recipe: "Recipe", split: str) -> dict[str, dict[str, Any]]:

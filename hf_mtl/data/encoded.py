@@ -1,0 +1,64 @@
+"""One task's data: rows and their features."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset as TorchDataset
+
+from ..tasks import Task
+
+__all__ = ["INPUTS", "EncodedDataset"]
+
+# What a model sees of a feature; the rest is for decoding.
+INPUTS = ("input_ids", "token_type_ids", "positions", "labels")
+
+
+class EncodedDataset(TorchDataset):
+    """One task's data: the rows as they are, and their features.
+
+    As a torch data set its items are what the model sees of a feature, with `task_ids`.
+
+    Args:
+        task: the task.
+        task_id: its number among the model's tasks.
+        rows: `datasets.Dataset` of the rows.
+        features: `datasets.Dataset` of what `task.encode` gave, `row` being the row's number in `rows`.
+    """
+
+    def __init__(self, task: Task, task_id: int, rows: Any, features: Any):
+        self.task = task
+        self.task_id = task_id
+        self.rows = rows
+        self.features = features
+        self.labelled = "labels" in features.column_names
+        self._seen = features.select_columns([c for c in INPUTS if c in features.column_names])
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        columns = self._seen[list(indices)]
+        return [
+            {"task_ids": self.task_id} | dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
+
+    def lengths(self) -> np.ndarray:
+        """`[features]` subwords of each, of all its inputs."""
+        import pyarrow.compute as pc
+
+        column = self.features.with_format("arrow")["input_ids"][:]
+        counts = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+        if not self.task.grouped:
+            return counts
+        inner = pc.list_value_length(pc.list_flatten(column)).to_numpy(zero_copy_only=False).astype(np.int64)
+        return np.add.reduceat(inner, np.cumsum(counts) - counts)
+
+    def sorted_by_length(self) -> tuple["EncodedDataset", np.ndarray]:
+        """The longest first, and the order: item i of the result is item `order[i]` of this."""
+        order = np.argsort(-self.lengths(), kind="stable")
+        return EncodedDataset(self.task, self.task_id, self.rows, self.features.select(order)), order
