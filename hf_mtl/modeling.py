@@ -224,14 +224,18 @@ class MultiTaskModel(SavingMixin, PreTrainedModel):
         Raises:
             ValueError: there is no such task, or it needs another head.
         """
-        head = task.build_head(self.config.text_config).state_dict()
-        kept = self.heads[self.task(task.name).name].state_dict()
-        if task.type != self.tasks[task.name].type or {k: v.shape for k, v in head.items()} != {
-            k: v.shape for k, v in kept.items()
-        }:
+        before = self.task(task.name)
+        _check_layer(task, self.config.text_config)
+        head, kept = task.build_head(self.config.text_config), self.heads[task.name]
+        shapes = [{k: v.shape for k, v in module.state_dict().items()} for module in (head, kept)]
+        if task.type != before.type or shapes[0] != shapes[1] or task.labels_of_head() != before.labels_of_head():
             raise ValueError(
                 f"Task {task.name!r} cannot be replaced: the new one needs another head. Remove it and add the new one."
             )
+        for path, parameter in list(kept.named_parameters()):
+            module, _, leaf = path.rpartition(".")
+            setattr(head.get_submodule(module), leaf, parameter)
+        self.heads[task.name] = head.train(kept.training)
         self.tasks[task.name] = task
         self.config.tasks = [task.to_dict() if v["name"] == task.name else v for v in self.config.tasks or []]
 

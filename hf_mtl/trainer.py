@@ -1,5 +1,6 @@
 """MultiTaskTrainer: transformers' Trainer over a mixture of tasks, with each task's own losses and scores."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from .modeling import MultiTaskModel
 from .training_args import MultiTaskTrainingArguments
 
 __all__ = ["MultiTaskTrainer"]
+
+logger = logging.getLogger(__name__)
 
 # transformers' parameters that cannot do here what they say.
 _WITHOUT_EFFECT = {
@@ -70,6 +73,13 @@ class MultiTaskTrainer(EvaluationMixin):
                 "share_rows=True reads a row once for all of its tasks, and with adapters each task reads it in its "
                 "own way. Set share_rows=False, or train without adapters."
             )
+        if args.n_gpu > 1:
+            logger.warning(
+                "This process sees %d GPUs and trains on one: torch's DataParallel would cut batches where their tasks "
+                "cannot be. For all of them start it by `accelerate launch`.",
+                args.n_gpu,
+            )
+            args._n_gpu = 1
         tokenizer = processing_class if processing_class is not None else model.tokenizer
         if tokenizer is None:
             raise ValueError("The trainer needs a tokenizer: give processing_class, or set model.tokenizer.")

@@ -374,3 +374,11 @@ def test_what_is_wrong_with_the_data_section_is_named_by_its_path(
 def test_labels_need_the_task_that_says_where_they_are(load: Load, twenty: str) -> None:
     with pytest.raises(ValueError, match=r"Give from_dict the task itself"):
         load({"train": twenty, "labels": {"a": "b"}})
+
+
+@pytest.mark.parametrize("comment", ["# id 4711", "# sent_id = 1", "# id 4711\tdomain=train", "# sent_id=1 x"])
+def test_metadata_with_as_many_parts_as_columns_is_no_word(comment: str, tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text(f"{comment}\nrobert _ B-PER\nsmith _ I-PER\n\n# _ O\n", encoding="utf-8")
+    task = TokenClassification(name="ner")
+    rows = TaskData.from_dict(task, {"train": "a.conll"}, tmp_path).load()["train"]
+    assert list(rows["tokens"]) == [["robert", "smith"], ["#"]]

@@ -1,5 +1,6 @@
 """Thresholds chosen on validation data: found, kept in the model, and there again after a reload."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,18 @@ def test_a_task_is_replaced_only_by_one_of_its_head(trainer: MultiTaskTrainer) -
         model.replace_task(TokenClassification(name="topic", labels=("a", "b")))
     with pytest.raises(ValueError, match="no task 'other'"):
         model.replace_task(TextClassification(name="other", labels=("a", "b")))
+
+
+def test_a_replaced_task_answers_as_after_a_reload(trainer: MultiTaskTrainer, tmp_path: Any) -> None:
+    model = trainer.model.eval()
+    model.replace_task(replace(model.tasks["topic"], pooling="first", layer=1))
+    inputs = model.tokenizer("I lost my card", return_tensors="pt")
+    model.save_pretrained(tmp_path / "saved")
+    again = MultiTaskModel.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        a, b = (each(**inputs, tasks=["topic"]).logits["topic"] for each in (model, again))
+    torch.testing.assert_close(a, b)
+    with pytest.raises(ValueError, match="layer=99"):
+        model.replace_task(replace(model.tasks["topic"], layer=99))
+    with pytest.raises(ValueError, match="cannot be replaced"):
+        model.replace_task(replace(model.tasks["topic"], labels=("b", "a")))

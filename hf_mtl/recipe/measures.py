@@ -127,7 +127,7 @@ def encode_inputs(task: Task, batch: Batch, tokenizer: Any, split: str) -> list[
     except RowError as error:
         raise _named_error(error, split, numbers) from error
     for feature in features:
-        found[feature["row"]].append(feature["input_ids"])
+        found[feature["row"]].extend(feature["input_ids"] if task.grouped else [feature["input_ids"]])
     return found
 
 

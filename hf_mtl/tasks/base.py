@@ -252,6 +252,11 @@ class Task:
 
     # ------------------------------------------------------------------ model
 
+    def labels_of_head(self) -> dict[str, Any]:
+        """The fields that say what the head's logits stand for: all learned lists of names."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, tuple)}
+
     def build_head(self, backbone: Any) -> nn.Module:
         """The head for a backbone with this config: `forward(hidden, mask, labels=None) -> TaskOutput`."""
         raise NotImplementedError

@@ -64,7 +64,10 @@ class IntentSlots(TokenClassification):
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         features = super().encode(rows, tokenizer)
-        if "labels" in features[0] and self.intent in rows[0]:
+        if self.intent not in rows[0]:  # half a label would be taken for another whole one
+            for feature in features:
+                feature.pop("labels", None)
+        elif "labels" in features[0]:
             index = label_index(self.known("intents", self.intents))
             gold = [label_id(self.name, row[self.intent], index, i) for i, row in enumerate(rows)]
             for feature in features:

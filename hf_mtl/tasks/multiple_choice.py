@@ -95,7 +95,7 @@ class MultipleChoice(Task):
         return features
 
     def _gold(self, row: Row, index: int) -> int:
-        label, count = row[self.label], len(row[self.choices])
+        label, count = _index(row[self.label]), len(row[self.choices])
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < count:
             raise RowError(
                 f"Task {self.name!r}: column {self.label!r} must hold the index of the right choice, a whole number "
@@ -105,7 +105,7 @@ class MultipleChoice(Task):
         return label
 
     def references(self, rows: Sequence[Row]) -> list[int]:
-        return [row[self.label] for row in rows]
+        return [_index(row[self.label]) for row in rows]
 
     def build_head(self, backbone: Any) -> nn.Module:
         return ChoiceScorer(width_of(backbone), resolve_pooling(self.pooling, is_causal(backbone)), self.dropout)
@@ -128,6 +128,11 @@ class MultipleChoice(Task):
         label, _ = Counter(references).most_common(1)[0]
         counts = [len(row[self.choices]) for row in rows]
         return [{"label": min(label, n - 1), "scores": [1 / n] * n} for n in counts]
+
+
+def _index(value: Any) -> Any:
+    """An index is one as text too, as a `ClassLabel` or a CSV file has it."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def _are_choices(value: Any) -> bool:

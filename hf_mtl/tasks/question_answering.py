@@ -182,8 +182,9 @@ class QuestionAnswering(Task):
             return self
         answers = replace(self, null_threshold=2 * NOTHING_TO_READ, top_k=1).decode(logits, features, rows)
         gold = self.references(rows)
-        gains = [answer_f1(a["answer"], texts) - answer_f1("", texts) for a, texts in zip(answers, gold, strict=True)]
-        best = best_threshold(np.array([a["null_score"] for a in answers]), np.array(gains))
+        found = [pair for pair in zip(answers, gold, strict=True) if pair[0]["null_score"] < NOTHING_TO_READ]
+        gains = [answer_f1(a["answer"], texts) - answer_f1("", texts) for a, texts in found]
+        best = best_threshold(np.array([a["null_score"] for a, _ in found]), np.array(gains))
         return self if best is None else replace(self, null_threshold=best)
 
     def answer(self, prediction: Any, row: Row) -> dict[str, Any] | list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from torch import nn
 from typing_extensions import Self
 
 from .base import Features, Row, RowError, shown
+from .labels import declared_names
 from .pooled import PooledTask
 from .registry import register_task
 
@@ -59,6 +60,11 @@ class Regression(PooledTask):
         self.require_columns(dataset, self.columns())
         if self.low is not None and self.high is not None:
             return self
+        if names := declared_names(dataset, self.label):
+            raise ValueError(
+                f"Task {self.name!r}: column {self.label!r} holds names ({list(names)[:5]!r}, a ClassLabel), not "
+                "numbers. Take text-classification, or cast the column to numbers."
+            )
         numbers = list(dataset[self.label])
         for i, value in enumerate(numbers):
             if fault := self._fault(value):

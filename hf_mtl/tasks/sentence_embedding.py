@@ -69,7 +69,7 @@ class SentenceEmbedding(Task):
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         labelled = self.positive in rows[0]
-        columns = self.columns() if labelled else (self.text,)
+        columns = [c for c in self.columns() if c in rows[0]] if labelled else [self.text]
         texts = [self.read_text(row, column, i) for i, row in enumerate(rows) for column in columns]
         encoded = tokenize_texts(tokenizer, texts, None, self.limit(tokenizer))
         features: list[Features] = []

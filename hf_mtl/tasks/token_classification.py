@@ -127,7 +127,10 @@ class TokenClassification(WordTask):
         labels = self.known("labels", self.labels)
         if not self.crf:
             return TokenClassifier(width_of(backbone), len(labels), self.dropout)
-        allowed = legal_moves(labels) if self.spans and self.scheme != "iob1" else None
+        allowed = None
+        if self.spans and self.scheme != "iob1":
+            allowed = legal_moves(labels).copy()
+            allowed[-1] = True  # a window may begin inside a span; that a row does not is seen to in decoding
         return CrfTokenClassifier(width_of(backbone), len(labels), self.dropout, allowed)
 
     def decode(
@@ -171,7 +174,10 @@ class TokenClassification(WordTask):
 def _named(moves: Mapping[tuple[Any, Any], int], labels: tuple[str, ...]) -> dict[tuple[str, str], int]:
     """Pairs of tags by their names, which may be indices in the data."""
     before, after = (label_names([pair[k] for pair in moves], labels) for k in (0, 1))
-    return dict(zip(zip(before, after, strict=True), moves.values(), strict=True))
+    named: Counter[tuple[str, str]] = Counter()
+    for pair, count in zip(zip(before, after, strict=True), moves.values(), strict=True):
+        named[pair] += count  # a name and its index are the same tag
+    return named
 
 
 class TokenClassifier(nn.Module):

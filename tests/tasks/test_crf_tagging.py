@@ -57,3 +57,18 @@ def test_it_learns_a_tag_that_only_the_tag_before_tells(tiny_backbone: Any, tmp_
     assert trainer.evaluate()["eval_t_accuracy"] == 1.0
     answers = pipeline("multitask-nlp", model=model)("la la la la")
     assert [a["entity"] for a in answers["t"]] == ["A", "B", "C", "A"]
+
+
+def test_a_span_that_goes_on_into_the_next_window_is_one(tiny_backbone: Any) -> None:
+    row = {"tokens": ["a"] * 40, "tags": ["B-x", *["I-x"] * 39]}
+    task = TokenClassification(name="t", labels=LABELS, split="words", crf=True, max_length=16, dropout=0.0)
+    model = MultiTaskModel.from_backbone(tiny_backbone(), [task])
+    crf = model.heads["t"].crf
+    crf.transitions.weight.data.zero_()
+    features = task.encode([row], model.tokenizer)
+    assert len(features) > 1
+    logits = []
+    for feature in features:
+        gold = torch.nn.functional.one_hot(torch.tensor([feature["labels"]]), len(LABELS)).float() * 10
+        logits.append(crf.max_marginals(gold, torch.ones(gold.shape[:2]))[0].numpy())
+    assert task.decode(logits, features, [row])[0]["tags"] == row["tags"]

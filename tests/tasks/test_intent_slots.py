@@ -87,3 +87,10 @@ def test_an_unknown_intent_is_named(tiny_backbone: Any) -> None:
     with pytest.raises(RowError, match=r"'ask'.*'dance'") as error:
         learned.encode([ROWS[0], ROWS[1] | {"intent": "dance"}], tokenizer)
     assert error.value.row == 1
+
+
+def test_tags_without_intents_are_no_labels(tiny_backbone: Any) -> None:
+    learned = task()
+    tokenizer = MultiTaskModel.from_backbone(tiny_backbone(), [learned]).tokenizer
+    features = learned.encode([{k: row[k] for k in ("tokens", "tags")} for row in ROWS], tokenizer)
+    assert all("labels" not in feature for feature in features)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -125,3 +126,11 @@ def test_a_row_that_cannot_be_used_is_named(model: MultiTaskModel, row: dict, me
 def test_forward_without_groups_says_what_is_missing(model: MultiTaskModel) -> None:
     with pytest.raises(ValueError, match="row_groups"):
         model(input_ids=torch.ones(2, 4, dtype=torch.long))
+
+
+def test_indices_may_be_names_of_a_class_label(model: MultiTaskModel) -> None:
+    rows = datasets.Dataset.from_list([row | {"label": str(row["label"])} for row in ROWS])
+    rows = rows.cast_column("label", datasets.ClassLabel(names=["0", "1", "2", "3"]))
+    encoded = encode_dataset(model.tasks["quiz"], 0, rows, model.tokenizer, "train")
+    assert [encoded[i]["labels"] for i in range(len(ROWS))] == [row["label"] for row in ROWS]
+    assert model.tasks["quiz"].references([{"label": "2"}, {"label": 1}]) == [2, 1]

@@ -58,3 +58,10 @@ def test_a_chinese_answer_is_compared_character_by_character() -> None:
     scores = squad_scores(["北京大学"], [["北京。"]])
     assert scores["exact_match"] == 0 and scores["f1"] == pytest.approx(2 * 2 / (4 + 2))
     assert squad_scores(["《北京》"], [["北京"]])["exact_match"] == 1
+
+
+def test_a_context_with_nothing_to_read_does_not_move_the_threshold() -> None:
+    asked = [*rows("two"), {"question": "?", "context": " ", "answers": {"text": [], "answer_start": []}}]
+    made = [*features(1), {"row": 1, "first": 1, "offsets": [], "input_ids": [0]}]
+    tuned = QuestionAnswering(name="a").tune([said(3, 0, 1, 0, 0), np.zeros((1, 2), np.float32)], made, asked)
+    assert 0 < tuned.null_threshold < 10

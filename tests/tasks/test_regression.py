@@ -188,3 +188,10 @@ def test_numbers_that_cannot_be_scored_are_named():
         correlation_scores([1.0], ["1"])
     with pytest.raises(ValueError, match="empty"):
         correlation_scores([], [])
+
+
+def test_names_are_no_numbers() -> None:
+    rows = datasets.Dataset.from_list([{"text": "a", "score": 0}, {"text": "b", "score": 1}])
+    rows = rows.cast_column("score", datasets.ClassLabel(names=["bad", "good"]))
+    with pytest.raises(ValueError, match=r"'t'.*'score'.*ClassLabel.*text-classification"):
+        Regression.from_dataset("t", rows)

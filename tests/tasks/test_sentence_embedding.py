@@ -113,3 +113,10 @@ def test_a_field_that_cannot_be_is_named(field: str, value: Any) -> None:
 def test_more_dimensions_than_the_backbone_has_are_refused(tiny_backbone: Any) -> None:
     with pytest.raises(ValueError, match="dimensions must be at most the backbone's width"):
         MultiTaskModel.from_backbone(tiny_backbone(), [SentenceEmbedding(name="near", dimensions=(100_000,))])
+
+
+def test_what_was_trained_on_triplets_is_evaluated_on_pairs(tiny_backbone: Any) -> None:
+    task = SentenceEmbedding(name="near", negative="negative")
+    tokenizer = MultiTaskModel.from_backbone(tiny_backbone(), [task]).tokenizer
+    features = task.encode([{k: row[k] for k in ("text", "positive")} for row in PAIRS], tokenizer)
+    assert all(len(feature["input_ids"]) == 2 and len(feature["labels"]) == 1 for feature in features)

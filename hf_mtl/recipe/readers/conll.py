@@ -1,5 +1,6 @@
 """CoNLL columns: a word a line with its tags beside it, a blank line between sentences."""
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +12,8 @@ __all__ = ["conll_columns", "read_conll"]
 
 # Where the recipe names none: the first column and the last, whatever stands between.
 DEFAULT = ("tokens", "tags")
+# "# sent_id = 1", "# id 4711": it may have as many parts as a word has columns.
+_METADATA = re.compile(r"# ?(?:[\w:]+ ?=|(?:id|sent_id|newdoc|newpar) )")
 _DOCUMENT = "-DOCSTART-"
 # Not `str.split()`: in Chinese and Japanese data an ideographic space is a word.
 _SPACES = " \t"
@@ -84,7 +87,8 @@ def _cells(path: Path, number: int, line: str, layout: _Layout) -> list[str]:
     if line.startswith(_DOCUMENT):
         return []
     cells = _split(line, layout.tabs)
-    if len(cells) != layout.width and (line.startswith("# ") or line.rstrip(_SPACES) == "#"):
+    other = len(cells) != layout.width or _METADATA.match(line) or ("\t" in line and not layout.tabs)
+    if other and (line.startswith("# ") or line.rstrip(_SPACES) == "#"):
         return []
     if len(cells) != layout.width or not all(cells):
         parted = "tabs" if layout.tabs else "white space"
