@@ -3,7 +3,9 @@
 import tempfile
 from collections.abc import Callable
 
+import httpx2
 from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 __all__ = ["PUSH_OPTIONS", "push_folder"]
 
@@ -33,9 +35,26 @@ def push_folder(
         token: Hub token; None: the one of `hf auth login`.
         revision: a branch, `main` by default.
         create_pr: a pull request in place of a commit.
+
+    Raises:
+        PermissionError: the Hub does not let this token write there, or there is no token.
+        ConnectionError: the Hub cannot be reached.
     """
     api = HfApi(token=token)
-    model_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    try:
+        model_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise PermissionError(
+            f"The Hub does not let you write to {repo_id!r} ({error.response.status_code}). Log in by `hf auth login`, "
+            f"or give token=... of an account that may. ({error})"
+        ) from error
+    except httpx2.TransportError as error:
+        raise ConnectionError(
+            f"{repo_id!r} cannot be pushed: the Hub at {api.endpoint} cannot be reached ({error}). Save the model by "
+            "save_pretrained(folder), and push when there is a network."
+        ) from error
     if revision is not None and not create_pr:
         api.create_branch(model_id, branch=revision, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -77,6 +77,22 @@ LOCKED = """
         raise AssertionError("a private repository was read without a token")
 """
 
+REFUSED = """
+    try:
+        model.push_to_hub("user/other")
+    except PermissionError as error:
+        assert "'user/other'" in str(error) and "hf auth login" in str(error), error
+    else:
+        raise AssertionError("a model was pushed without a token")
+    os.environ["HF_ENDPOINT"] = constants.ENDPOINT = "http://127.0.0.1:9"
+    try:
+        model.push_to_hub("user/other", token="hf_some")
+    except ConnectionError as error:
+        assert "'user/other'" in str(error) and "127.0.0.1:9" in str(error), error
+    else:
+        raise AssertionError("a model was pushed without a network")
+"""
+
 PUSH_TRAINER = """
     from hf_mtl import MultiTaskTrainer, MultiTaskTrainingArguments
     from transformers import pipeline
@@ -108,6 +124,12 @@ def test_a_pushed_model_is_pulled_into_an_empty_cache(loopback_hub: Any, tiny_ba
     loopback_hub.run(PULL.format(**names), cache=tmp_path / "puller")
     loopback_hub.run(REMOTE, cache=tmp_path / "stranger")
     loopback_hub.run(LOCKED, cache=tmp_path / "locked", token=False)
+
+
+def test_a_push_that_is_refused_says_what_to_do(loopback_hub: Any, tiny_backbone: Any, tmp_path: Path) -> None:
+    script = "    import os\n    from huggingface_hub import constants\n" + BUILD.lstrip("\n")
+    names = {"backbone": tiny_backbone(), "folder": str(tmp_path)}
+    loopback_hub.run(script.format(**names) + REFUSED, cache=tmp_path / "stranger", token=False)
 
 
 def test_trainer_and_pipeline_push_with_card_and_tokenizer(

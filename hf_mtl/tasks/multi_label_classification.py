@@ -16,8 +16,9 @@ from .base import Features, Row, RowError, shown
 from .labels import declared_names, label_id, label_index, label_names, sorted_names
 from .pooled import PooledLabelTask
 from .registry import register_task
+from .thresholds import best_f1_threshold
 
-__all__ = ["MultiLabelClassification", "best_threshold"]
+__all__ = ["MultiLabelClassification"]
 
 
 @register_task("multi-label-classification")
@@ -111,7 +112,7 @@ class MultiLabelClassification(PooledLabelTask):
         gold = np.zeros((len(rows), len(index)), dtype=bool)
         for i, names in enumerate(references):
             gold[i, [index[name] for name in names if name in index]] = True
-        best = best_threshold(_sigmoid(np.stack(logits)).ravel(), gold.ravel(), sum(map(len, references)))
+        best = best_f1_threshold(_sigmoid(np.stack(logits)).ravel(), gold.ravel(), sum(map(len, references)))
         return self if best is None else replace(self, threshold=best)
 
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
@@ -122,32 +123,6 @@ class MultiLabelClassification(PooledLabelTask):
     def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any]:
         labels, count = Counter(tuple(sorted(set(row))) for row in references).most_common(1)[0]
         return [[{"label": label, "score": count / len(references)} for label in labels]] * len(rows)
-
-
-def best_threshold(scores: np.ndarray, gold: np.ndarray, wanted: int) -> float | None:
-    """The threshold with the best F1, 2 · hits / (answered + wanted), for answers whose score is above it.
-
-    Args:
-        scores: `[answers]` 0 to 1.
-        gold: `[answers]` whether each is right.
-        wanted: how many answers are right, with those that have no score.
-
-    Returns:
-        0 or more and below 1, halfway between two scores; of several that are as good the highest. None where no
-        threshold gives a hit.
-    """
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order].astype(np.float64)
-    hits = gold[order].cumsum()
-    following = np.append(ranked[1:], 0.0)
-    f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + wanted)
-    f1[ranked == following] = 0  # equal scores are all above a threshold, or none
-    best = f1.argmax()
-    if f1[best] == 0:
-        return None
-    middle = (ranked[best] + following[best]) / 2
-    # Between neighbouring floats there is no middle.
-    return float(middle if middle < ranked[best] else following[best])
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

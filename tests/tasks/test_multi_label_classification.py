@@ -17,7 +17,8 @@ from transformers import BertConfig
 from hf_mtl.data import encode_dataset
 from hf_mtl.scoring.multi_label import MultiLabelScore, multi_label_scores
 from hf_mtl.tasks import RowError
-from hf_mtl.tasks.multi_label_classification import MultiLabelClassification, best_threshold
+from hf_mtl.tasks.multi_label_classification import MultiLabelClassification
+from hf_mtl.tasks.thresholds import best_f1_threshold
 
 INTENTS = read_jsonl(Path(__file__).parents[1] / "data" / "intents.jsonl")
 TOKENIZER = make_tokenizer("bytes")
@@ -131,7 +132,7 @@ def test_no_threshold_has_a_better_f1(answers, missed):
         return 2 * (above & gold).sum() / max(above.sum() + wanted, 1)
 
     best = max(f1(k / 60) for k in range(60))
-    found = best_threshold(scores, gold, wanted)
+    found = best_f1_threshold(scores, gold, wanted)
     if best == 0:
         assert found is None
     else:
@@ -141,7 +142,7 @@ def test_no_threshold_has_a_better_f1(answers, missed):
 @pytest.mark.parametrize("upper", [1.0, 0.5, 1e-300])
 def test_a_threshold_is_found_between_neighbouring_floats(upper):
     lower = np.nextafter(upper, 0)
-    found = best_threshold(np.array([lower, upper]), np.array([False, True]), 1)
+    found = best_f1_threshold(np.array([lower, upper]), np.array([False, True]), 1)
     assert lower <= found < upper
 
 
