@@ -147,7 +147,7 @@ class ChoiceScorer(nn.Module):
         super().__init__()
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.scorer = nn.Linear(width, 1)
+        self.scorer = nn.Linear(width, 1, bias=False)  # the softmax over the choices would not see one
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
         """`hidden [rows, choices, seq, width]`, `mask [rows, choices, seq]`, `labels [rows]` -> `[rows, choices]`.
