@@ -80,7 +80,8 @@ class ByHand(nn.Module):
             return F.cross_entropy(self.heads[task]((hidden * weights).sum(1) / weights.sum(1)), labels)
         logits = self.heads[task](hidden)
         if task == "pos":
-            return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+            rows = torch.arange(len(mask)).unsqueeze(1)
+            return F.cross_entropy(logits[rows, batch["word_positions"]].flatten(0, 1), labels.flatten())
         logits = logits.masked_fill(mask.unsqueeze(-1) == 0, -1e4)
         return (F.cross_entropy(logits[..., 0], labels[:, 0]) + F.cross_entropy(logits[..., 1], labels[:, 1])) / 2
 
