@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from .pipeline import MultiTaskPipeline
     from .tasks import (
         DependencyParsing,
+        FillMask,
         IntentSlots,
+        JointRelationExtraction,
         Lemmatization,
         MorphologicalTagging,
         MultiLabelClassification,
@@ -26,9 +28,13 @@ if TYPE_CHECKING:
         SentenceEmbedding,
         SentenceSimilarity,
         SoftLabelClassification,
+        Summarization,
         Task,
+        Text2TextGeneration,
         TextClassification,
+        TextGeneration,
         TokenClassification,
+        Translation,
         register_task,
     )
     from .trainer import MultiTaskTrainer
@@ -37,8 +43,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Translation": "tasks",
+    "TextGeneration": "tasks",
+    "Text2TextGeneration": "tasks",
+    "Summarization": "tasks",
+    "FillMask": "tasks",
     "DependencyParsing": "tasks",
     "IntentSlots": "tasks",
+    "JointRelationExtraction": "tasks",
     "Lemmatization": "tasks",
     "MorphologicalTagging": "tasks",
     "MultiLabelClassification": "tasks",
@@ -63,7 +75,9 @@ _WHERE = {
 
 __all__ = [
     "DependencyParsing",
+    "FillMask",
     "IntentSlots",
+    "JointRelationExtraction",
     "Lemmatization",
     "MorphologicalTagging",
     "MultiLabelClassification",
@@ -80,9 +94,13 @@ __all__ = [
     "SentenceEmbedding",
     "SentenceSimilarity",
     "SoftLabelClassification",
+    "Summarization",
     "Task",
+    "Text2TextGeneration",
     "TextClassification",
+    "TextGeneration",
     "TokenClassification",
+    "Translation",
     "register_task",
 ]
 

@@ -6,13 +6,14 @@ package stands in for the Hub, but only if the hash of its weights is the one th
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.util
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from .nearest import closest
 
 __all__ = ["BUNDLED", "BundledModel", "locate_backbone"]
 
@@ -106,8 +107,8 @@ def locate_backbone(
         return folder
 
     at = "" if revision is None else f" at revision '{revision}'"
-    near = difflib.get_close_matches(name, BUNDLED, n=1)
-    hint = f" Did you mean '{near[0]}', which a package carries?" if near and near[0] != name else ""
+    near = closest(name, BUNDLED)
+    hint = "" if near in (None, name) else f" Did you mean '{near}', which a package carries?"
     raise OSError(
         f"Backbone '{name}'{at}: the Hub cannot be reached ({fault}), no such folder exists and the model is "
         f"not in the local cache.{hint} Go online, or give a folder that holds config.json and the weights."

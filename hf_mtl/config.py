@@ -30,6 +30,10 @@ class MultiTaskConfig(PreTrainedConfig):
         card_data: what else the model card says: `results`, `baselines`, `split`, `datasets`, `recipe`, `license`,
             `language`, as `render_card` takes them. Kept here, so that whoever pushes the model later pushes its card.
 
+        language_model: what the backbone is beside a reader of texts: None, `masked`, `causal` or `seq2seq`.
+        mask_token_id: the mask of a `masked` one.
+        generation: the backbone's generation settings, of a `causal` or `seq2seq` one.
+
     Raises:
         ValueError: an unknown task type or field, an unusable or repeated task name.
     """
@@ -45,6 +49,9 @@ class MultiTaskConfig(PreTrainedConfig):
     adapters: dict | None = None
     backbone_name: str | None = None
     card_data: dict | None = None
+    language_model: str | None = None
+    mask_token_id: int | None = None
+    generation: dict | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -16,7 +16,7 @@ from .metrics import flatten_scores, mean_score
 from .tasks import Task
 from .training_args import MultiTaskTrainingArguments
 
-__all__ = ["EvaluationMixin"]
+__all__ = ["EvaluationMixin", "baseline_score"]
 
 Scores = dict[str, dict[str, float]]
 
@@ -79,12 +79,11 @@ class EvaluationMixin(Trainer):
 
     def baseline_scores(self, dataset: Any = None) -> Scores:
         """What always giving the commonest training answer would score: the least that a model must beat."""
-        scores = {}
+        scores: Scores = {}
         for name, part in self._evaluated(dataset, "baseline").items():
             if part.labelled and self.train_dataset is not None and name in self.train_dataset.parts:
-                task, rows = part.task, _rows(part)
-                gold = task.references(_rows(self.train_dataset.parts[name]))
-                scores[name] = task.score(task.baseline(gold, rows), task.references(rows))
+                found = baseline_score(part.task, self.train_dataset.parts[name].rows, part.rows)
+                scores |= {} if found is None else {name: found}
         return scores
 
     def tune(self, eval_dataset: Any = None) -> dict[str, Task]:
@@ -123,9 +122,12 @@ class EvaluationMixin(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
-        (logits,) = outputs.logits.values()
+            ((name, logits),) = outputs.logits.items()
+            if self._tasks[name].scored_by_writing and not prediction_loss_only and "labels" in inputs:
+                logits = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits[name]
         loss = None if outputs.loss is None else next(iter(outputs.task_losses.values())).detach()
-        return loss, None if prediction_loss_only else logits.detach().float(), None
+        logits = logits.detach()
+        return loss, None if prediction_loss_only else logits.float() if logits.is_floating_point() else logits, None
 
     def _check_tasks(self) -> None:
         if list(self._ids) != list(self.accelerator.unwrap_model(self.model).tasks):
@@ -166,7 +168,7 @@ class EvaluationMixin(Trainer):
         )
         return self.accelerator.prepare(loader)
 
-    def _logits(self, name: str, part: EncodedDataset, prefix: str) -> tuple[list[np.ndarray], float]:
+    def _logits(self, name: str, part: EncodedDataset, prefix: str) -> tuple[list[Any], float]:
         """The logits of the features in their order, without padding, and the mean loss where there are labels."""
         ordered, order = part.sorted_by_length()
         loop = self.evaluation_loop(
@@ -178,6 +180,7 @@ class EvaluationMixin(Trainer):
         found: Any = loop.predictions
         back = np.argsort(order).tolist()
         logits = [part.task.cut(found[k], feature) for k, feature in zip(back, part.features, strict=True)]
+        logits = part.task.detokenize(logits, self.processing_class)
         return logits, (loop.metrics or {}).get(f"{prefix}_{name}_loss", math.nan)
 
     def _answer(self, data: Any, prefix: str) -> tuple[dict[str, tuple[list[Any], Any]], Scores, dict[str, float], int]:
@@ -202,6 +205,13 @@ class EvaluationMixin(Trainer):
         if scores:
             metrics[f"{prefix}_mean_score"] = mean_score(scores, {n: self._tasks[n].main_metric for n in scores})
         return found, scores, metrics, count
+
+
+def baseline_score(task: Task, train: Any, dataset: Any) -> dict[str, float] | None:
+    """What always giving the commonest answer of `train` scores on `dataset`; None: there is no such answer."""
+    rows = named_rows(dataset[:], dataset.features)
+    answers = task.baseline(task.references(named_rows(train[:], train.features)), rows)
+    return None if answers is None else task.score(answers, task.references(rows))
 
 
 def _rows(part: EncodedDataset) -> list[dict[str, Any]]:

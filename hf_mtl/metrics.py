@@ -1,7 +1,8 @@
 """Scores of several tasks: one flat dict, one mean, the gain over single-task models, a table."""
 
-import difflib
 from collections.abc import Iterable, Mapping
+
+from .nearest import nearest
 
 __all__ = ["TaskScores", "flatten_scores", "gain", "main_scores", "mean_score", "score_table"]
 
@@ -45,9 +46,9 @@ def main_scores(scores: TaskScores, main: Mapping[str, str]) -> dict[str, float]
     found: dict[str, float] = {}
     for task, values in scores.items():
         if task not in main:
-            raise ValueError(f"main names no metric for task {task!r}. {_known(task, main)}")
+            raise ValueError(f"main names no metric for task {task!r}. {nearest(task, main)}")
         if main[task] not in values:
-            raise ValueError(f"Task {task!r} has no metric {main[task]!r}. {_known(main[task], values)}")
+            raise ValueError(f"Task {task!r} has no metric {main[task]!r}. {nearest(main[task], values)}")
         found[task] = float(values[main[task]])
     return found
 
@@ -77,7 +78,7 @@ def gain(scores: Mapping[str, float], single_task_scores: Mapping[str, float]) -
     gains = []
     for task, value in scores.items():
         if task not in single_task_scores:
-            raise ValueError(f"single_task_scores has no score for task {task!r}. {_known(task, single_task_scores)}")
+            raise ValueError(f"single_task_scores has no score for task {task!r}. {nearest(task, single_task_scores)}")
         single = single_task_scores[task]
         if single <= 0:
             raise ValueError(
@@ -114,9 +115,3 @@ def score_table(scores: TaskScores, baselines: TaskScores | None = None) -> str:
 def _aligned(row: list[str], widths: list[int]) -> Iterable[str]:
     for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
         yield cell.ljust(width) if column < 2 else cell.rjust(width)
-
-
-def _known(name: str, names: Iterable[str]) -> str:
-    known = list(names)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"Known: {known}." + (f" Did you mean {close[0]!r}?" if close else "")

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoTokenizer, Pipeline
 
 from .backbone import prepare_tokenizer, rows_come_first
+from .nearest import nearest
 from .pipeline_batches import Batch, Request, WindowTokenizer, make_batches
 from .tasks import RowError, Task
-from .tasks.base import nearest
 
 __all__ = ["MultiTaskPipeline"]
 
@@ -52,6 +52,7 @@ class MultiTaskPipeline(Pipeline):
         tokenizer: a tokenizer, its Hub id or folder; None: the one the model was made or saved with.
         batch_size: inputs in a batch; 32 where nothing is said.
         tasks: names of the tasks that answer; None: every task that finds its inputs.
+        generate_kwargs: options of transformers' `generate` for tasks that write; they go before the tasks' own.
         **kwargs: as for any pipeline: `device`, `dtype`, ...
 
     Raises:
@@ -94,7 +95,7 @@ class MultiTaskPipeline(Pipeline):
                 `32 * batch_size` examples ahead.
             batch_size: inputs in a batch.
             num_workers: taken because other pipelines take it; there are none.
-            **kwargs: `tasks=[...]`, as at construction.
+            **kwargs: `tasks=[...]` and `generate_kwargs={...}`, as at construction.
 
         Returns:
             `{task: answer}` for an example. Answers have the fields of transformers' pipelines for that kind
@@ -135,16 +136,24 @@ class MultiTaskPipeline(Pipeline):
     # ------------------------------------------------------------------ the stages, for a window of examples
 
     def _sanitize_parameters(
-        self, tasks: str | Iterable[str] | None = None, **unknown: Any
+        self,
+        tasks: str | Iterable[str] | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         for name in unknown:
-            raise ValueError(f"The pipeline has no parameter {name!r}. {nearest(name, ['tasks', 'batch_size'])}")
+            known = ["tasks", "batch_size", "generate_kwargs"]
+            raise ValueError(
+                f"The pipeline has no parameter {name!r}. {nearest(name, known)} Options of generation go into "
+                "generate_kwargs={...}."
+            )
+        forward = {} if generate_kwargs is None else {"generate_kwargs": dict(generate_kwargs)}
         if tasks is None:
-            return {}, {}, {}
+            return {}, forward, {}
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         if not names:
             raise ValueError(f"tasks=[] asks nothing. Leave it out, or name some of {list(self.model.tasks)}.")
-        return {"tasks": [self.model.task(name).name for name in names]}, {}, {}
+        return {"tasks": [self.model.task(name).name for name in names]}, forward, {}
 
     def preprocess(  # type: ignore[override]
         self, input_: Sequence[Any], tasks: Sequence[str] | None = None, first: int | None = None
@@ -178,7 +187,10 @@ class MultiTaskPipeline(Pipeline):
         return Window(len(input_), names, asked)
 
     def _forward(  # type: ignore[override]
-        self, input_tensors: Window, batch_size: int = BATCH_SIZE
+        self,
+        input_tensors: Window,
+        batch_size: int = BATCH_SIZE,
+        generate_kwargs: Mapping[str, Any] | None = None,
     ) -> Window:
         """Fills in the logits."""
         config = self.model.config
@@ -192,22 +204,30 @@ class MultiTaskPipeline(Pipeline):
         )
         with _answering(self.model):
             for batch in batches:
-                self._run(batch)
+                self._run(batch, generate_kwargs or {})
         return input_tensors
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: Batch, options: Mapping[str, Any]) -> None:
         given = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids}
         mask, index, given = self._ensure_tensor_on_device([batch.attention_mask, batch.index, given], self.device)
-        states = self.model.encode(batch.names, mask, index, **given)
-        mask = mask.to(states[-1].device)
+        states: tuple[torch.Tensor, ...] = ()
+        if not all(_goes_on(task) for reading in batch.readings for task in reading.tasks):
+            states = self.model.encode(batch.names, mask, index, **given)
+            mask = mask.to(states[-1].device)
         for reading in batch.readings:
-            seen, real, positions, groups = states, mask, reading.positions(), reading.groups()
+            seen, real, ids, positions, groups = states, mask, given["input_ids"], reading.positions(), reading.groups()
             if reading.rows != list(range(len(mask))):
                 chosen = torch.tensor(reading.rows, device=mask.device)
-                seen, real = tuple(state[chosen] for state in states), mask[chosen]
+                seen, real, ids = tuple(state[chosen] for state in states), mask[chosen], ids[chosen]
             for task in reading.tasks:
-                output = self.model.head(task.name, seen, real, positions=positions, groups=groups)
-                reading.request.keep(task, output.logits.float().cpu().numpy(), reading.places)
+                if _goes_on(task):
+                    output = self.model.generate(ids, real, task=task.name, **options)
+                else:
+                    output = self.model.head(
+                        task.name, seen, real, positions=positions, groups=groups, options=options
+                    ).logits
+                values = output.float() if output.is_floating_point() else output  # of written tokens the ids
+                reading.request.keep(task, values.cpu().numpy(), reading.places)
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: Window
@@ -217,7 +237,8 @@ class MultiTaskPipeline(Pipeline):
         found = {}
         for request in model_outputs.requests:
             for task in request.tasks:
-                predictions = task.decode(request.logits[task.name], request.features, request.rows)
+                outputs = task.detokenize(request.logits[task.name], self.tokenizer)
+                predictions = task.decode(outputs, request.features, request.rows)
                 found[task.name] = task, request, predictions
         for name in model_outputs.tasks:  # in the order asked, whatever was encoded together
             if name in found:
@@ -244,6 +265,11 @@ class MultiTaskPipeline(Pipeline):
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Puts the model with its tokenizer and card on the Hub; see `MultiTaskModel.push_to_hub`."""
         return self.model.push_to_hub(repo_id, **kwargs)
+
+
+def _goes_on(task: Task) -> bool:
+    """Whether the task writes on after the input itself, and needs no hidden states of it."""
+    return task.writes and task.language_model == "causal"
 
 
 def _alike(tasks: Iterable[Task]) -> list[Request]:

@@ -225,8 +225,12 @@ class WindowTokenizer:
     """
 
     def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
-        self._given: dict[Any, Any] = {}
+        vars(self).update(_tokenizer=tokenizer, _given={})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A setting (the language of the texts, say) is the tokenizer's, and what it gave before is not given again."""
+        setattr(self._tokenizer, name, value)
+        self._given.clear()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)

@@ -6,7 +6,7 @@ import torch
 from transformers import TrainingArguments
 
 from .mixing import MIXING_RULES
-from .tasks.base import nearest
+from .nearest import nearest
 
 __all__ = ["MultiTaskTrainingArguments"]
 

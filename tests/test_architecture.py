@@ -17,23 +17,31 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 # A module imports only from smaller numbers or from its own package.
 LAYERS = {
-    0: ["mixing", "backbone", "bundled", "scoring", "balancing", "remote_code", "hub"],
-    1: ["tasks"],
-    2: ["config", "data", "metrics", "pipeline_batches"],
+    0: ["nearest", "backbone", "scoring", "balancing", "remote_code", "hub"],
+    1: ["tasks", "mixing", "bundled"],
+    2: ["config", "data", "metrics", "pipeline_batches", "cached_batches", "language_model"],
     3: ["adapters", "model_card"],
-    4: ["saving"],
-    5: ["modeling"],
-    6: ["pipeline", "export", "analysis"],
-    7: ["training_args"],
-    8: ["evaluation"],
-    9: ["trainer"],
-    10: ["auto", "recipe"],
-    11: ["cli"],
+    4: ["saving", "task_life", "writing"],
+    5: ["forwarding"],
+    6: ["modeling"],
+    7: ["pipeline", "export", "analysis"],
+    8: ["training_args"],
+    9: ["evaluation"],
+    10: ["trainer"],
+    11: ["auto", "recipe"],
+    12: ["cli"],
 }
 LAYER = {part: number for number, parts in LAYERS.items() for part in parts}
 
 SLOW = {"evaluate", "matplotlib", "scipy", "seqeval", "sklearn", "tensorboard"}  # to import, and seldom needed
-READ_BY_TRANSFORMERS = {"config", "modeling", "saving"}  # their annotations must be types, not strings
+READ_BY_TRANSFORMERS = {
+    "config",
+    "forwarding",
+    "modeling",
+    "saving",
+    "task_life",
+    "writing",
+}  # their annotations must be types, not strings
 
 
 @dataclass(frozen=True)

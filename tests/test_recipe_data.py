@@ -231,6 +231,16 @@ def test_columns_are_renamed_and_what_had_the_name_gives_way(load: Load, tmp_pat
     assert swapped.to_list() == [{"sentence": "old", "text": "s", "y": 1}]
 
 
+def test_a_part_of_a_column_of_dicts_is_a_column(load: Load, tmp_path: Path) -> None:
+    rows = [{"translation": {"en": f"a {i}", "de": f"ein {i}"}, "id": i} for i in range(4)]
+    columns = {"text": "translation.en", "target": "translation.de"}
+    write_jsonl(tmp_path / "t.jsonl", rows)
+    train = load({"train": "t.jsonl", "columns": columns})["train"]
+    assert train[1] == {"id": 1, "text": "a 1", "target": "ein 1"}
+    with pytest.raises(ValueError, match=r"columns\.text: split 'train' has no column 'translation\.fr'"):
+        load({"train": "t.jsonl", "columns": {"text": "translation.fr"}})
+
+
 def labelled(values: list[Any], feature: Any = None) -> datasets.Dataset:
     rows = datasets.Dataset.from_dict({"text": ["a"] * len(values), "label": values})
     return rows if feature is None else rows.cast_column("label", feature)

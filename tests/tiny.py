@@ -14,6 +14,11 @@ _POSITIONS = {"max_position_embeddings": 128}
 _AFTER_PADDING = {"max_position_embeddings": 130, "pad_token_id": 1}
 _DECODER = _SMALL | {"num_key_value_heads": 1, "head_dim": 16} | _POSITIONS
 
+_ENCODER_DECODER = _POSITIONS | {
+    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+}  # fmt: skip
+
 # kind -> (family of tokenizer, config)
 ARCHITECTURES: dict[str, tuple[str, dict]] = {
     "bert": ("wordpiece", _SMALL | _POSITIONS),
@@ -37,13 +42,8 @@ ARCHITECTURES: dict[str, tuple[str, dict]] = {
     "qwen2": ("bytes-bare", _DECODER),
     "qwen3": ("bytes-bare", _DECODER),
     "t5": ("unigram", {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}),
-    "bart": (
-        "bytes",
-        {
-            "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 128,
-        },
-    ),
+    "bart": ("bytes", _ENCODER_DECODER),
+    "marian": ("unigram", _ENCODER_DECODER),
 }  # fmt: skip
 
 SPECIALS = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
@@ -109,7 +109,7 @@ def make_backbone(folder: Path, kind: str) -> str:
     # Room to spare: transformers' own class for an architecture may add special tokens of its own on loading.
     vocabulary = len(tokenizer) + 24
     fields = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0} | fields
-    if kind not in ("t5", "bart"):
+    if kind not in ("t5", "bart", "marian"):
         fields.pop("decoder_start_token_id")
     config = AutoConfig.for_model(kind, vocab_size=vocabulary, **fields)
     torch.manual_seed(0)

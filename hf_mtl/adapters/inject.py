@@ -157,8 +157,8 @@ def delete_adapter(backbone: nn.Module, name: str) -> None:
         warnings.filterwarnings("ignore", message="Adapter .* was active which is now deleted")
         for layer in adapter_layers(backbone):
             layer.delete_adapter(name)
-    known: Any = backbone.peft_config
-    known.pop(name, None)
+    for module in backbone.modules():  # an encoder-decoder's encoder may have tasks of its own
+        vars(module).get("peft_config", {}).pop(name, None)
 
 
 def reset_missing(backbone: nn.Module) -> None:

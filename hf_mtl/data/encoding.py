@@ -7,6 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..tasks import RowError, Task
 from .encoded import EncodedDataset
 
@@ -37,10 +39,10 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
             f"got {type(dataset).__name__}."
         )
     dataset = dataset.with_format(None)  # tensors are no label names
-    task.require_columns(dataset, list(task.inputs().values()))
+    task.require_columns(dataset, task.columns_to_encode(dataset.column_names))
     features, unlabelled = dataset.features, _unlabelled(dataset)
 
-    def encode(columns: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+    def encode(columns: dict[str, list[Any]], indices: list[int]) -> Any:
         rows = named_rows(columns, features, unlabelled)
         try:
             encoded = task.encode(rows, tokenizer)
@@ -48,7 +50,7 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
             raise ValueError(f"Split {split!r}, row {indices[error.row]}: {error}") from error
         for feature in encoded:
             feature["row"] = indices[feature["row"]]
-        return {key: [feature[key] for feature in encoded] for key in encoded[0]}
+        return _columns(encoded)
 
     known = {k: v for k, v in task.to_dict().items() if k not in task.not_in_features}
     identity = [
@@ -67,6 +69,34 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
         desc=f"Encoding {task.name} ({split})",
     )
     return EncodedDataset(task, task_id, dataset, encoded)
+
+
+def _columns(features: Sequence[Mapping[str, Any]]) -> Any:
+    """Features as an Arrow table, where they are of numbers, texts and lists of them.
+
+    Made by `datasets`, which looks at every number by itself, it may take as long as the tokenizer.
+    """
+    import pyarrow as pa
+
+    columns = {key: [feature[key] for feature in features] for key in features[0]}
+    for first, *_ in columns.values():
+        if isinstance(first, dict) or (isinstance(first, np.ndarray) and first.ndim > 1):
+            return columns
+    arrays = {key: pa.array(values) for key, values in columns.items()}
+    for key in _SMALL.keys() & arrays.keys():
+        arrays[key] = arrays[key].cast(_lists_of(_SMALL[key], arrays[key].type))
+    return pa.table(arrays)
+
+
+# What `datasets` keeps in fewer bytes than other integers.
+_SMALL = {"input_ids": "int32", "token_type_ids": "int8"}
+
+
+def _lists_of(numbers: str, kind: Any) -> Any:
+    """The Arrow type of such lists (of lists) as `kind` is, with other numbers in them."""
+    import pyarrow as pa
+
+    return pa.list_(_lists_of(numbers, kind.value_type)) if pa.types.is_list(kind) else pa.type_for_alias(numbers)
 
 
 def _homes(kind: type[Task]) -> tuple[str, ...]:
@@ -110,8 +140,14 @@ def _unlabelled(dataset: Any) -> list[str]:
 
 
 def _tokenizer_state(tokenizer: Any) -> str:
-    """All that the tokenizer's answers hang on. Padding and truncation are set by each call and left behind by it."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state["truncation"] = state["padding"] = None
+    """All that the tokenizer's answers hang on. Padding and truncation are set by each call and left behind by it.
+
+    They stand before its words, which are as long as a small data set's rows: those are not read and written anew.
+    """
+    head, _, words = tokenizer.backend_tokenizer.to_str().partition(_WORDS)
+    state = json.loads(head + "}") | {"truncation": None, "padding": None}
     rest = [tokenizer.model_max_length, tokenizer.model_input_names, tokenizer.truncation_side]
-    return json.dumps([state, *rest, tokenizer.pad_token_id, tokenizer.eos_token_id], sort_keys=True)
+    return json.dumps([state, *rest, tokenizer.pad_token_id, tokenizer.eos_token_id], sort_keys=True) + words
+
+
+_WORDS = ',"added_tokens":'

@@ -1,8 +1,9 @@
 """Mixing rules: sizes and progress in, one probability per task out."""
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
+
+from ..nearest import nearest
 
 MixingRule = Callable[[Mapping[str, int], float], Mapping[str, float]]
 """A user's own rule: `(sizes, progress) -> {task: weight}`. It must be a pure function."""
@@ -65,7 +66,10 @@ def mixing_probabilities(
     elif strategy in MIXING_RULES:
         weights = MIXING_RULES[strategy](capped, progress, temperature)
     else:
-        raise ValueError(_unknown_strategy(strategy))
+        raise ValueError(
+            f"Unknown mixing strategy {strategy!r}. {nearest(strategy, sorted(MIXING_RULES))} "
+            "A function of sizes and progress will do too."
+        )
     return _normalised(weights, capped)
 
 
@@ -93,9 +97,3 @@ def _normalised(weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[
     if total == 0:
         raise ValueError(f"The mixing rule gives all of {list(sizes)} the weight 0: at least one must be above 0.")
     return {task: weights[task] / total for task in sizes}
-
-
-def _unknown_strategy(strategy: str) -> str:
-    close = difflib.get_close_matches(strategy, MIXING_RULES, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else " A function of sizes and progress will do too."
-    return f"Unknown mixing strategy {strategy!r}. Known: {sorted(MIXING_RULES)}.{hint}"

@@ -1,12 +1,12 @@
 """The batch sampler that the Trainer uses: every process gets the same task in the same micro-step."""
 
-import difflib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
+from ..nearest import nearest
 from .plan import MixturePlan
 from .rules import MixingRule
 from .stream import TaskStream
@@ -77,9 +77,7 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
         lengths = lengths or {}
         for task in lengths:
             if task not in sizes:
-                close = difflib.get_close_matches(task, sizes, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"lengths are given for {task!r}, which is not a task. Known: {list(sizes)}.{hint}")
+                raise ValueError(f"lengths are given for {task!r}, which is not a task. {nearest(task, sizes)}")
         self.batch_size = batch_size
         self.world_size = world_size
         self.rank = rank

@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..config import MultiTaskConfig
 from ..metrics import TaskScores
+from ..nearest import nearest
 from ..tasks import Task
-from ..tasks.base import nearest
 from .markdown import code, fenced, link, one_line, python_literal, table, text
 from .metadata import DECIMALS, HUB_TASKS, DataSet, distinct, eval_results, is_hub_id
 
@@ -183,7 +183,8 @@ def _adapters(values: Mapping[str, Any] | None) -> str | None:
 
 def _task(task: Task, example: tuple[Any, Any] | None) -> dict[str, Any]:
     inputs = list(task.inputs())
-    sample = {name: _SAMPLES.get(name, "...") for name in inputs}
+    samples = _SAMPLES | dict(task.sample)
+    sample = {name: samples.get(name, "...") for name in inputs}
     given, answer = example or (sample if len(inputs) > 1 else sample[inputs[0]], None)
     shown = python_literal({task.name: answer})
     return {

@@ -10,8 +10,8 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult
 
 from ..metrics import TaskScores
+from ..nearest import nearest
 from ..tasks import Task
-from ..tasks.base import nearest
 from .markdown import link, one_line, text
 
 __all__ = ["HUB_TASKS", "DataSet", "distinct", "eval_results", "is_hub_id"]

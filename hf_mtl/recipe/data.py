@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..nearest import nearest
 from ..tasks import Task
-from ..tasks.base import nearest
 from .data_joining import join_rows
 from .data_options import SPLITS, by_split, read_columns, read_labels, read_max_rows, read_shares
 from .data_source import DataSource

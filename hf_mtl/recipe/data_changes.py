@@ -1,10 +1,10 @@
 """Data made what a task wants: columns by other names, labels by other names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from ..tasks.base import nearest
+from ..nearest import nearest
 
 __all__ = ["map_labels", "rename_columns"]
 
@@ -12,9 +12,12 @@ __all__ = ["map_labels", "rename_columns"]
 def rename_columns(rows: Any, columns: Mapping[str, str], split: str, where: str) -> Any:
     """The rows with the column `columns[ours]` as `ours`. A column that had this name before is left out.
 
+    A part of a column of dicts is named by a dot, `translation.de`.
+
     Raises:
         ValueError: there is no such column.
     """
+    rows = _opened(rows, columns.values())
     for ours, theirs in columns.items():
         if theirs not in rows.column_names:
             raise ValueError(
@@ -23,6 +26,18 @@ def rename_columns(rows: Any, columns: Mapping[str, str], split: str, where: str
     names = {theirs: ours for ours, theirs in columns.items() if ours != theirs}
     hidden = [name for name in names.values() if name in rows.column_names and name not in names]
     return rows.remove_columns(hidden).rename_columns(names) if names else rows
+
+
+def _opened(rows: Any, names: Iterable[str]) -> Any:
+    """The rows with a column for each part of the columns of dicts that are named with a dot."""
+    import datasets
+
+    heads = {name.partition(".")[0] for name in names if "." in name and name not in rows.column_names}
+    for head in sorted(heads):
+        if isinstance(rows.features.get(head), dict):
+            parts = rows.select_columns([head]).flatten()
+            rows = datasets.concatenate_datasets([rows.remove_columns([head]), parts], axis=1)
+    return rows
 
 
 def map_labels(

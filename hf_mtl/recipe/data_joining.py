@@ -5,7 +5,7 @@ from functools import reduce
 from typing import Any
 
 from ..data import named_rows
-from ..tasks.base import nearest
+from ..nearest import nearest
 
 __all__ = ["join_rows"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..tasks.base import nearest
+from ..nearest import nearest
 from .data_changes import map_labels, rename_columns
 from .data_options import ALSO, SPLITS
 from .data_splits import hold_out, sample

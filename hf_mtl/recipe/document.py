@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..tasks.base import nearest
+from ..nearest import nearest
 
 __all__ = ["dump_document", "parse_value", "read_document", "set_value"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..modeling import MultiTaskModel
+from ..nearest import nearest
 from ..tasks import Task
-from ..tasks.base import nearest
 from ..training_args import MultiTaskTrainingArguments
 from .data import SPLITS, TaskData
 from .document import dump_document, read_document, set_value

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data import encode_dataset, named_rows
+from ..data import encode_dataset
+from ..evaluation import baseline_score
 from ..model_card import write_card
 from ..modeling import MultiTaskModel
+from ..nearest import nearest
 from ..tasks import Task
-from ..tasks.base import nearest
 from ..trainer import MultiTaskTrainer
 from ..training_args import MultiTaskTrainingArguments
 from .data import SPLITS
@@ -195,21 +196,14 @@ def _report(trainer: MultiTaskTrainer, tasks: Mapping[str, Task], split: str, da
     found: Any = output.predictions
     if not gold:
         raise ValueError(f"Split {split!r} of the tasks {list(rows)} has no labels: there is nothing to score.")
+    labelled = [name for name in gold if "train" in data[name]]
+    baselines = {name: baseline_score(tasks[name], data[name]["train"], rows[name]) for name in labelled}
     return Report(
         split=split,
         scores={name: tasks[name].score(found[name], gold[name]) for name in gold},
-        baselines={
-            name: _baseline(tasks[name], data[name]["train"], rows[name], gold[name])
-            for name in gold
-            if "train" in data[name]
-        },
+        baselines={name: scores for name, scores in baselines.items() if scores is not None},
         metrics=dict(output.metrics or {}),
     )
-
-
-def _baseline(task: Task, train: Any, rows: Any, gold: list[Any]) -> dict[str, float]:
-    commonest = task.references(named_rows(train[:], train.features))
-    return task.score(task.baseline(commonest, named_rows(rows[:], rows.features)), gold)
 
 
 def _save(recipe: "Recipe", trained: Trained, data: Data) -> None:

@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 from ..adapters import adapter_fields, adapter_from_dict, adapter_to_dict
 from ..mixing import MIXING_RULES
 from ..model_card import DataSet
+from ..nearest import nearest
 from ..tasks import Task, task_class, task_from_dict
-from ..tasks.base import nearest
 from ..training_args import MultiTaskTrainingArguments
 from .values import check_keys, fit, mapping
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
-from ..tasks.base import nearest
+from ..nearest import nearest
 
 __all__ = ["check_keys", "fit", "mapping"]
 

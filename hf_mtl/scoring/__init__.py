@@ -6,6 +6,9 @@ Every score lies in 0..1 and higher is better. Published scores are often 100 ti
 
 from .classification import ClassificationScore, classification_scores
 from .correlation import CorrelationScore, correlation_scores
+from .generation import exact_match, rouge_scores, translation_scores
+from .joint_relations import JointRelationScore, joint_relation_scores
+from .language import token_scores
 from .multi_label import MultiLabelScore, multi_label_scores
 from .parsing import ParsingScore, parsing_scores
 from .relations import RelationScore, relation_scores
@@ -17,6 +20,7 @@ from .tagging import SpanScore, TagScore, tagging_scores
 __all__ = [
     "ClassificationScore",
     "CorrelationScore",
+    "JointRelationScore",
     "MultiLabelScore",
     "ParsingScore",
     "RelationScore",
@@ -26,11 +30,16 @@ __all__ = [
     "TagScore",
     "classification_scores",
     "correlation_scores",
+    "exact_match",
+    "joint_relation_scores",
     "multi_label_scores",
     "parsing_scores",
     "relation_scores",
     "retrieval_scores",
+    "rouge_scores",
     "soft_label_scores",
     "squad_scores",
     "tagging_scores",
+    "token_scores",
+    "translation_scores",
 ]

@@ -1,6 +1,6 @@
 """What every score shares: an `evaluate` module without files, and checks of what it is given."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import datasets
@@ -42,8 +42,18 @@ class LocalMetric(evaluate.Metric):
         super()._finalize()
 
 
-def check_rows(predictions: Sequence[Any], references: Sequence[Any]) -> None:
-    """Raises ValueError unless there are as many predictions as references, and at least one."""
+def check_rows(
+    predictions: Sequence[Any],
+    references: Sequence[Any],
+    check: Callable[[str, Sequence[Any]], None] | None = None,
+) -> None:
+    """Raises ValueError unless there are as many predictions as references, and at least one.
+
+    Args:
+        predictions: A value for each row.
+        references: A value for each row.
+        check: Looks at both lists then, each with its name; raises where it holds something else than it should.
+    """
     if len(predictions) != len(references):
         raise ValueError(
             f"predictions has {len(predictions)} rows and references has {len(references)}: "
@@ -51,6 +61,9 @@ def check_rows(predictions: Sequence[Any], references: Sequence[Any]) -> None:
         )
     if len(predictions) == 0:
         raise ValueError("predictions and references are empty: nothing to score. Is the split empty?")
+    if check is not None:
+        check("predictions", predictions)
+        check("references", references)
 
 
 def check_texts(name: str, texts: Sequence[str]) -> None:
@@ -60,3 +73,9 @@ def check_texts(name: str, texts: Sequence[str]) -> None:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"{name}[{index}] is {text!r} ({type(text).__name__}): expected a string.")
+
+
+def check_text_lists(name: str, rows: Sequence[Sequence[str]]) -> None:
+    """Raises TypeError unless each row is a list of strings."""
+    for index, texts in enumerate(rows):
+        check_texts(f"{name}[{index}]", texts)

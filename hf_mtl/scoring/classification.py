@@ -1,13 +1,13 @@
 """Accuracy and macro F1 of labels, by scikit-learn."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from sklearn.metrics import accuracy_score, f1_score
 
 from .base import TEXT, LocalMetric, check_rows, check_texts
 
-__all__ = ["ClassificationScore", "classification_scores", "label_scores"]
+__all__ = ["ClassificationScore", "classification_scores", "label_ids", "label_scores"]
 
 
 def classification_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -24,9 +24,7 @@ def classification_scores(predictions: Sequence[str], references: Sequence[str])
         ValueError: No rows, or lists of different length.
         TypeError: A label that is not a string.
     """
-    check_rows(predictions, references)
-    check_texts("predictions", predictions)
-    check_texts("references", references)
+    check_rows(predictions, references, check_texts)
     return ClassificationScore().compute(predictions=predictions, references=references)
 
 
@@ -40,10 +38,17 @@ class ClassificationScore(LocalMetric):
         return label_scores(predictions, references)
 
 
+def label_ids(predictions: Iterable[str], references: Iterable[str]) -> dict[str, int]:
+    """A number for each label that occurs.
+
+    scikit-learn sorts strings several times slower, and NumPy drops trailing NULs from them.
+    """
+    return {label: index for index, label in enumerate(dict.fromkeys([*references, *predictions]))}
+
+
 def label_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """`accuracy` and `f1_macro` of two equally long, not empty lists."""
-    # Ids: scikit-learn sorts strings several times slower, and NumPy drops trailing NULs from them.
-    ids = {label: index for index, label in enumerate(dict.fromkeys([*references, *predictions]))}
+    ids = label_ids(predictions, references)
     gold, predicted = [ids[label] for label in references], [ids[label] for label in predictions]
     return {
         "accuracy": float(accuracy_score(gold, predicted)),

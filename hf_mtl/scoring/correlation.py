@@ -33,9 +33,7 @@ def correlation_scores(predictions: Sequence[float], references: Sequence[float]
         ValueError: No rows, lists of different length, or a number that is not finite.
         TypeError: A value that is not a number.
     """
-    check_rows(predictions, references)
-    _check_numbers("predictions", predictions)
-    _check_numbers("references", references)
+    check_rows(predictions, references, _check_numbers)
     return CorrelationScore().compute(predictions=predictions, references=references)
 
 

@@ -1,12 +1,14 @@
 """F1 and subset accuracy of sets of labels, by scikit-learn."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import ClassVar
 
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from .base import TEXTS, LocalMetric, check_rows, check_texts
+from .base import TEXTS, LocalMetric, check_rows, check_text_lists
+from .classification import label_ids
 
 __all__ = ["MultiLabelScore", "multi_label_scores"]
 
@@ -27,10 +29,7 @@ def multi_label_scores(predictions: Sequence[Sequence[str]], references: Sequenc
         ValueError: No rows, or lists of different length.
         TypeError: A row that is not a list of strings.
     """
-    check_rows(predictions, references)
-    for name, rows in (("predictions", predictions), ("references", references)):
-        for index, labels in enumerate(rows):
-            check_texts(f"{name}[{index}]", labels)
+    check_rows(predictions, references, check_text_lists)
     return MultiLabelScore().compute(predictions=predictions, references=references)
 
 
@@ -41,7 +40,7 @@ class MultiLabelScore(LocalMetric):
 
     def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, float]:
         check_rows(predictions, references)
-        ids = {label: k for k, label in enumerate(dict.fromkeys(x for row in [*references, *predictions] for x in row))}
+        ids = label_ids(chain.from_iterable(predictions), chain.from_iterable(references))
         if not ids:
             return {"f1_micro": 0.0, "f1_macro": 0.0, "subset_accuracy": 1.0}
         # Never one column alone, of which scikit-learn would count the rows without the label as well.

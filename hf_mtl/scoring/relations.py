@@ -8,6 +8,7 @@ from typing import ClassVar
 from sklearn.metrics import accuracy_score, f1_score
 
 from .base import TEXT, LocalMetric, check_rows, check_texts
+from .classification import label_ids
 
 __all__ = ["RelationScore", "relation_scores"]
 
@@ -37,9 +38,7 @@ def relation_scores(
         ValueError: No rows, or lists of different length.
         TypeError: A label that is not a string.
     """
-    check_rows(predictions, references)
-    check_texts("predictions", predictions)
-    check_texts("references", references)
+    check_rows(predictions, references, check_texts)
     return RelationScore().compute(predictions=predictions, references=references, no_relation=no_relation)
 
 
@@ -53,8 +52,7 @@ class RelationScore(LocalMetric):
         self, predictions: list[str], references: list[str], no_relation: str | None = None
     ) -> dict[str, float]:
         check_rows(predictions, references)
-        # Ids: scikit-learn sorts strings several times slower, and NumPy drops trailing NULs from them.
-        ids = {label: index for index, label in enumerate(dict.fromkeys([*references, *predictions]))}
+        ids = label_ids(predictions, references)
         gold, predicted = [ids[label] for label in references], [ids[label] for label in predictions]
         relations = [index for label, index in ids.items() if label != no_relation]
         result = {"accuracy": float(accuracy_score(gold, predicted))}

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
-from .base import TEXT, TEXTS, LocalMetric, check_rows, check_texts
+from .base import TEXT, TEXTS, LocalMetric, check_rows, check_text_lists, check_texts
 
 __all__ = ["SquadScore", "answer_f1", "squad_scores"]
 
@@ -40,8 +40,7 @@ def squad_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
     """
     check_rows(predictions, references)
     check_texts("predictions", predictions)
-    for index, answers in enumerate(references):
-        check_texts(f"references[{index}]", answers)
+    check_text_lists("references", references)
     return SquadScore().compute(predictions=predictions, references=references)
 
 

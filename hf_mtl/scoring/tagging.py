@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
-from .base import TEXTS, LocalMetric, check_rows, check_texts
+from .base import TEXTS, LocalMetric, check_rows, check_text_lists
 from .classification import label_scores
 
 __all__ = ["SpanScore", "TagScore", "tagging_scores"]
@@ -34,10 +34,7 @@ def tagging_scores(
         ValueError: No rows, no token in any row, rows of different length, or a tag that spells no span.
         TypeError: A row that is not a list of strings.
     """
-    check_rows(predictions, references)
-    for name, rows in (("predictions", predictions), ("references", references)):
-        for index, tags in enumerate(rows):
-            check_texts(f"{name}[{index}]", tags)
+    check_rows(predictions, references, check_text_lists)
     module = SpanScore() if spans else TagScore()
     return module.compute(predictions=predictions, references=references)
 

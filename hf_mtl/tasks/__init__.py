@@ -2,7 +2,9 @@
 
 from .base import RowError, Task, TaskOutput
 from .dependency_parsing import DependencyParsing
+from .fill_mask import FillMask
 from .intent_slots import IntentSlots
+from .joint_relation_extraction import JointRelationExtraction
 from .lemmatization import Lemmatization
 from .morphological_tagging import MorphologicalTagging
 from .multi_label_classification import MultiLabelClassification
@@ -14,12 +16,16 @@ from .relation_extraction import RelationExtraction
 from .sentence_embedding import SentenceEmbedding
 from .soft_label_classification import SoftLabelClassification
 from .text_classification import TextClassification
+from .text_generation import TextGeneration
+from .text_to_text import Summarization, Text2TextGeneration, Translation
 from .token_classification import TokenClassification
 
 __all__ = [
     "TASK_TYPES",
     "DependencyParsing",
+    "FillMask",
     "IntentSlots",
+    "JointRelationExtraction",
     "Lemmatization",
     "MorphologicalTagging",
     "MultiLabelClassification",
@@ -31,10 +37,14 @@ __all__ = [
     "SentenceEmbedding",
     "SentenceSimilarity",
     "SoftLabelClassification",
+    "Summarization",
     "Task",
     "TaskOutput",
+    "Text2TextGeneration",
     "TextClassification",
+    "TextGeneration",
     "TokenClassification",
+    "Translation",
     "register_task",
     "task_class",
     "task_from_dict",

@@ -1,10 +1,9 @@
 """What every task is: a frozen description that encodes rows, builds a head, decodes logits and scores answers."""
 
 import dataclasses
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,9 +12,10 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
+from ..nearest import nearest
 from .training_rows import training_rows
 
-__all__ = ["RowError", "Task", "TaskOutput", "nearest", "shown"]
+__all__ = ["RowError", "Task", "TaskOutput", "shown"]
 
 # Task names become names of modules, of parameters and of metrics; their containers' own names would hide methods.
 # A module named `backbone` would be taken for the backbone where modules are chosen by name.
@@ -39,15 +39,6 @@ class RowError(ValueError):
     def __init__(self, message: str, row: int):
         super().__init__(message)
         self.row = row
-
-
-def nearest(value: str, known: Iterable[str]) -> str:
-    """The end of an error message: the known values (of many the first), and the one that was probably meant."""
-    known = list(known)
-    close = difflib.get_close_matches(value, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    more = f" and {len(known) - 12} more" if len(known) > 12 else ""
-    return f"Known: {known[:12]}{more}.{hint}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +72,15 @@ class Task:
     # A feature has several inputs (`input_ids` is a list of lists); the head gets `[batch, inputs, seq, ...]` and gives
     # logits for each, `[batch, inputs, ...]`, which hang on that input alone.
     grouped: ClassVar[bool] = False
+    # The kind of language model that the backbone must be: `masked`, `causal` or `seq2seq`. The head gets a fourth
+    # argument then, by which the backbone predicts tokens (see `hf_mtl.language_model.predictor`).
+    language_model: ClassVar[str | None] = None
+    # Rows without labels are answered by writing: instead of logits decode gets texts.
+    writes: ClassVar[bool] = False
+    # Rows with labels are too, to be scored by what is written.
+    scored_by_writing: ClassVar[bool] = False
+    # What a model card asks where nobody gave an example: the public name of an input -> a value.
+    sample: ClassVar[Mapping[str, Any]] = {}
     # Fields that change nothing of the features.
     not_in_features: ClassVar[frozenset[str]] = frozenset({"weight", "layer", "dropout"})
     # Fields that change nothing of the features of rows without labels.
@@ -152,6 +152,10 @@ class Task:
         """What an answer needs: the public name of an input (as transformers' pipelines say it) -> its column."""
         raise NotImplementedError
 
+    def columns_to_encode(self, given: Sequence[str]) -> tuple[str, ...]:
+        """The columns that `encode` cannot do without, of data that has the columns `given`."""
+        return tuple(self.inputs().values())
+
     def require_columns(self, dataset: Any, columns: Sequence[str]) -> None:
         """Raises ValueError where the data set is empty or lacks a column."""
         if not len(dataset):
@@ -187,7 +191,8 @@ class Task:
     def encoding_key(self) -> tuple[Any, ...]:
         """Tasks of equal keys encode rows without labels alike: one encodes for all of them."""
         fields = (f.name for f in dataclasses.fields(self) if f.name not in self.not_encoded)
-        return (type(self), *(getattr(self, field) for field in fields))
+        values = (getattr(self, field) for field in fields)
+        return (type(self), *(repr(value) if isinstance(value, dict) else value for value in values))
 
     def references(self, rows: Sequence[Row]) -> list[Any]:
         """The gold answers of the rows, as `score` wants them."""
@@ -267,7 +272,8 @@ class Task:
         """Logits -> one JSON-able prediction a row.
 
         Args:
-            logits: an array of float32 for each feature, cut to its own length where `per_token` or `per_word`.
+            logits: for each feature what `cut` and `detokenize` gave: by default an array of float32, cut to its own
+                length where `per_token` or `per_word`.
             features: what `encode` gave; `features[i]["row"]` says which row feature i is of.
             rows: the rows that were encoded.
         """
@@ -278,6 +284,14 @@ class Task:
         if self.per_word:
             return logits[: len(feature["positions"])]
         return logits[: len(feature["input_ids"])] if self.per_token or self.grouped else logits
+
+    def detokenize(self, outputs: Sequence[np.ndarray], tokenizer: Any) -> list[Any]:
+        """What `decode` gets of the outputs where it needs the tokenizer for that: texts of tokens, say."""
+        return list(outputs)
+
+    def generation_options(self, tokenizer: Any) -> dict[str, Any]:
+        """Options of transformers' `generate`, for tasks that write."""
+        return {}
 
     def tune(self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]) -> Self:
         """This task with what is best chosen on validation data, such as a threshold. Arguments as for `decode`."""
@@ -295,8 +309,8 @@ class Task:
         """
         raise NotImplementedError
 
-    def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any]:
-        """What always saying the commonest answer of the training data would predict for the rows."""
+    def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any] | None:
+        """What always saying the commonest answer of the training data would predict; None: there is no such answer."""
         raise NotImplementedError
 
 

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from .base import TaskOutput
+from .window_values import IGNORED, mean_cross_entropy
 
-__all__ = ["ARC", "CANDIDATES", "HEAD", "IGNORED", "LABEL", "LABEL_SCORE", "BiaffineParser"]
-
-IGNORED = -100
+__all__ = ["ARC", "CANDIDATES", "HEAD", "LABEL", "LABEL_SCORE", "BiaffineParser"]
 
 # Of each word the root and so many of its best heads are told, for two reasons. Logits that hold all pairs of words
 # would take memory by the square of the longest text; and an axis as long as the batch's words would stop Trainer,
@@ -78,10 +77,7 @@ class BiaffineParser(nn.Module):
             told = self._relations(relations, alone, label_head, heads.clamp(min=0).unsqueeze(-1)).squeeze(2)
             known = (heads != IGNORED).sum().clamp(min=1)
             loss = F.nll_loss(arcs.flatten(0, 1), heads.flatten(), ignore_index=IGNORED, reduction="sum") / known
-            known = (gold != IGNORED).sum().clamp(min=1)
-            loss = loss + (
-                F.cross_entropy(told.flatten(0, 1), gold.flatten(), ignore_index=IGNORED, reduction="sum") / known
-            )
+            loss = loss + mean_cross_entropy(told, gold)
         with torch.no_grad():
             logits = self._candidates(arcs, relations, alone, label_head)
         return TaskOutput(loss, logits)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from torch import nn
 from typing_extensions import Self
 
 from ..backbone import width_of
-from .base import Features, Row, RowError, shown
-from .biaffine import IGNORED, BiaffineParser
-from .labels import check_labels, declared_names, label_id, label_index, label_names, sorted_names
+from .base import Features, Row, RowError
+from .biaffine import BiaffineParser
+from .labels import check_labels, declared_names, label_id, label_index, label_lists, label_names, sorted_names
 from .parses import parse
 from .registry import register_task
+from .window_values import IGNORED, by_row, stack_windows
 from .word_tasks import WordTask
 
 __all__ = ["DependencyParsing"]
@@ -69,15 +71,7 @@ class DependencyParsing(WordTask):
         self.require_columns(dataset, self.columns())
         labels = self.labels or declared_names(dataset, self.deprels)
         if labels is None:
-            found: set[Any] = set()
-            for i, deprels in enumerate(dataset[self.deprels]):
-                if not isinstance(deprels, list) or None in deprels:
-                    raise ValueError(
-                        f"Task {self.name!r}: column {self.deprels!r} must hold a list of labels and none of them "
-                        f"missing (None), and row {i} has {shown(deprels)}. Leave out such rows."
-                    )
-                found.update(deprels)
-            labels = sorted_names(found)
+            labels = sorted_names(chain.from_iterable(label_lists(self.name, dataset, self.deprels)))
         return replace(self, labels=labels, split=self.learned_split(dataset))
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
@@ -91,10 +85,7 @@ class DependencyParsing(WordTask):
 
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         """`[batch, length, 2]`: the head among the words of the window, and the relation; -100 where not known."""
-        stacked = np.full((len(labels), length, 2), IGNORED)
-        for row, values in zip(stacked, labels, strict=True):
-            row[: len(values)] = np.reshape(values, (-1, 2))
-        return torch.from_numpy(stacked)
+        return stack_windows(labels, length, (IGNORED, IGNORED))
 
     def _gold(self, row: Row, words: int, ids: Mapping[str | int, int], index: int) -> np.ndarray:
         """`[words, 2]` heads and relations."""
@@ -136,13 +127,9 @@ class DependencyParsing(WordTask):
         labels = self.known("labels", self.labels)
         # Of a word without a subword nothing is known, and UD's name for an arc of which nothing is known is `dep`.
         found = parse(logits, features, counts, labels.index("dep") if "dep" in labels else 0)
-        heads, scores = found.heads.tolist(), found.scores.tolist()
         deprels = np.array(labels, dtype=object)[found.labels].tolist()
-        ends = np.cumsum(counts).tolist()
-        return [
-            {"heads": heads[start:end], "deprels": deprels[start:end], "scores": scores[start:end]}
-            for start, end in zip([0, *ends], ends, strict=False)
-        ]
+        parts = [by_row(part, counts) for part in (found.heads.tolist(), deprels, found.scores.tolist())]
+        return [{"heads": heads, "deprels": own, "scores": scores} for heads, own, scores in zip(*parts, strict=True)]
 
     def answer(self, prediction: Any, row: Row) -> list[dict[str, Any]]:
         words = self.given_words(row)

@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from ..backbone import width_of
 from .base import Features, Row, TaskOutput
-from .labels import check_labels, declared_names, label_id, label_index, label_names, sorted_names
+from .labels import check_labels, label_id, label_index, label_names, learned_names
 from .registry import register_task
 from .softmax import softmax
 from .token_classification import TokenClassification
@@ -54,13 +54,7 @@ class IntentSlots(TokenClassification):
         task = super().learn(dataset)
         if task.intents is not None:
             return task
-        values = list(dataset[self.intent])
-        if None in values:
-            raise ValueError(
-                f"Task {self.name!r}: column {self.intent!r} has no intent (None) in row {values.index(None)}. "
-                "Leave out rows that have none."
-            )
-        return replace(task, intents=declared_names(dataset, self.intent) or sorted_names(values))
+        return replace(task, intents=learned_names(self.name, dataset, self.intent))
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         features = super().encode(rows, tokenizer)

@@ -1,12 +1,22 @@
 """Label names: where they come from, and which of them a row's label is."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from .base import RowError, nearest
+from ..nearest import nearest
+from .base import RowError, shown
 
-__all__ = ["check_labels", "declared_names", "label_id", "label_index", "label_names", "sorted_names"]
+__all__ = [
+    "check_labels",
+    "declared_names",
+    "label_id",
+    "label_index",
+    "label_lists",
+    "label_names",
+    "learned_names",
+    "sorted_names",
+]
 
 
 def declared_names(dataset: Any, column: str) -> tuple[str, ...] | None:
@@ -31,6 +41,39 @@ def sorted_names(values: Iterable[Any]) -> tuple[str, ...]:
     if all(isinstance(v, int) for v in distinct):
         return tuple(str(v) for v in sorted(distinct))
     return tuple(sorted(str(v) for v in distinct))
+
+
+def learned_names(task: str, dataset: Any, column: str) -> tuple[str, ...]:
+    """The label names of a column that holds one label a row: those it declares, else those found in it.
+
+    Raises:
+        ValueError: a row has no label (None); the task and the row are named.
+    """
+    declared = declared_names(dataset, column)
+    if declared is not None:
+        return declared
+    values = list(dataset[column])
+    if None in values:
+        raise ValueError(
+            f"Task {task!r}: column {column!r} has no label (None) in row {values.index(None)}. "
+            "Leave out rows that have none."
+        )
+    return sorted_names(values)
+
+
+def label_lists(task: str, dataset: Any, column: str) -> Iterator[list[Any]]:
+    """What a column holds that has a list of labels a row, one for each word.
+
+    Raises:
+        ValueError: a row has no list, or a label is missing (None); the task and the row are named.
+    """
+    for i, labels in enumerate(dataset[column]):
+        if not isinstance(labels, list) or None in labels:
+            raise ValueError(
+                f"Task {task!r}: column {column!r} must hold a list of labels and none of them missing (None), and "
+                f"row {i} has {shown(labels)}. Leave out such rows."
+            )
+        yield labels
 
 
 def check_labels(task: str, labels: Any, least: int) -> None:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from typing_extensions import Self
 from ..backbone import width_of
 from .base import Features, Row, RowError, shown
 from .edit_scripts import IDENTITY, apply_script, edit_script, is_script, letters_needed
-from .labels import check_labels
+from .labels import check_labels, label_index
 from .registry import register_task
 from .softmax import softmax
 from .token_classification import TokenClassifier
@@ -72,7 +71,7 @@ class Lemmatization(WordTask):
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         features, _ = self.encode_rows(rows, tokenizer)
         if self.lemmas in rows[0]:
-            index = _index(self.known("labels", self.labels))
+            index = label_index(self.known("labels", self.labels))
             scripts = [[index.get(script, IGNORED) for script in self._scripts(row, i)] for i, row in enumerate(rows)]
             label_windows(features, [np.array(row, dtype=np.int64) for row in scripts])
         return features
@@ -142,8 +141,3 @@ class Lemmatization(WordTask):
             lemmas = [word if lemma is None else lemma for word, lemma in zip(words, made, strict=True)]
             found.append({"lemmas": lemmas, "scores": [1.0] * len(words)})
         return found
-
-
-@lru_cache(maxsize=64)
-def _index(labels: tuple[str, ...]) -> dict[str, int]:
-    return {script: i for i, script in enumerate(labels)}

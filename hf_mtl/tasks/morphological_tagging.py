@@ -1,23 +1,22 @@
 """The morphological features of every word: case, number, tense and what else a language has."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from typing_extensions import Self
 
 from ..backbone import width_of
 from .base import Features, Row, RowError, TaskOutput, shown
-from .labels import check_labels
+from .labels import check_labels, label_index
 from .registry import register_task
 from .softmax import softmax
-from .window_values import IGNORED, by_row, label_windows, stack_windows, words_of_windows
+from .window_values import IGNORED, by_row, label_windows, mean_cross_entropy, stack_windows, words_of_windows
 from .word_tasks import WordTask
 
 __all__ = ["MorphologicalTagging"]
@@ -69,7 +68,7 @@ class MorphologicalTagging(WordTask):
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         features, _ = self.encode_rows(rows, tokenizer)
         if self.feats in rows[0]:
-            index = _index(self.known("labels", self.labels))
+            index = label_index(self.known("labels", self.labels))
             # What the training data has nowhere trains nothing, and at evaluation is wrong whatever is answered.
             gold = [[index.get(label, IGNORED) for label in self._strings(row, i)] for i, row in enumerate(rows)]
             label_windows(features, [np.array(row, dtype=np.int64) for row in gold])
@@ -162,11 +161,6 @@ def _pair_f1(predictions: Sequence[Sequence[str]], references: Sequence[Sequence
     return 2 * both / (predicted + gold) if predicted + gold else 1.0
 
 
-@lru_cache(maxsize=64)
-def _index(labels: tuple[str, ...]) -> Mapping[str, int]:
-    return {label: i for i, label in enumerate(labels)}
-
-
 class MorphologicalTagger(nn.Module):
     """Dropout -> linear: a score for each string and for each value of a feature, of which a string has several."""
 
@@ -188,5 +182,4 @@ class MorphologicalTagger(nn.Module):
         logits = own + parts @ torch.as_tensor(self.table, device=parts.device)
         if labels is None:
             return TaskOutput(None, logits)
-        total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-        return TaskOutput(total / (labels != IGNORED).sum().clamp(min=1), logits)
+        return TaskOutput(mean_cross_entropy(logits, labels), logits)

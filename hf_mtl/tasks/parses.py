@@ -8,6 +8,7 @@ import numpy as np
 from .base import Features
 from .biaffine import ARC, HEAD, LABEL, LABEL_SCORE
 from .spanning_tree import are_trees, best_tree
+from .window_values import words_of_windows
 
 __all__ = ["Parse", "parse"]
 
@@ -39,12 +40,11 @@ def parse(logits: Sequence[np.ndarray], features: Sequence[Features], counts: np
     guess, at_root = found.labels.copy(), np.full(total, -np.inf)
     read = np.array([len(feature["words"]) for feature in features], dtype=np.int64)
     if read.sum():
-        told = np.concatenate(logits)
-        numbers = np.concatenate([np.asarray(feature["words"], dtype=np.int64) for feature in features])
-        places = numbers + first[np.repeat([feature["row"] for feature in features], read)]
+        told, places = words_of_windows(logits, features, counts)
         before = np.repeat(np.cumsum(read) - read, read)
         heads, slot = _best_heads(told, read)
-        found.heads[places] = np.where(heads > 0, numbers[before + heads - 1] + 1, 0)
+        numbers = places[before + heads - 1] - np.repeat(first, counts)[places] + 1
+        found.heads[places] = np.where(heads > 0, numbers, 0)
         chosen = told[np.arange(len(told)), slot]
         guess[places] = np.where(told[:, 1, HEAD] < 0, unknown, told[:, 1, LABEL])  # the likeliest word's as head
         found.labels[places] = np.where(slot < 0, guess[places], chosen[:, LABEL])

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from .base import Task, nearest
+from ..nearest import nearest
+from .base import Task
 
 __all__ = ["TASK_TYPES", "register_task", "task_class", "task_from_dict"]
 

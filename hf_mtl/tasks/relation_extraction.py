@@ -11,13 +11,15 @@ from torch import nn
 from typing_extensions import Self
 
 from ..backbone import is_causal, width_of
-from .base import Features, Row, RowError, Task, nearest, shown
-from .labels import check_labels, declared_names, label_id, label_index, label_names, sorted_names
+from ..nearest import nearest
+from .base import Features, Row, RowError, shown
+from .labels import check_labels, label_id, label_index, label_names, learned_names
 from .marked_pairs import PairText, encode_marked, encode_plain
 from .registry import register_task
 from .relation_head import MarkerVectors, PooledVectors, RelationHead
-from .text_classification import softmax
-from .words import SPLITS, gap_between, place_words
+from .softmax import softmax
+from .word_tasks import WordTask
+from .words import gap_between
 
 __all__ = ["RelationExtraction"]
 
@@ -29,7 +31,7 @@ _NO_RELATION = ("no_relation", "na", "none", "other")
 
 @register_task("relation-extraction")
 @dataclass(frozen=True, kw_only=True)
-class RelationExtraction(Task):
+class RelationExtraction(WordTask):
     """One label for a pair of spans in a text.
 
     Columns: `tokens` (a list of words, or a text), `head` and `tail` (`[start, end]`, the end exclusive: WORDS where
@@ -55,24 +57,21 @@ class RelationExtraction(Task):
             every token of the training data is one character.
     """
 
-    tokens: str = "tokens"
     head: str = "head"
     tail: str = "tail"
     label: str = "label"
     labels: tuple[str, ...] | None = None
     no_relation: str | None = None
     spans: str = "markers"
-    split: str | None = None
 
+    # `per_word` as any `WordTask`, but its words are the places that the head reads, see `marked_pairs`.
     main_metric = "f1_macro"
-    per_word = True  # the words are the places that the head reads, see `marked_pairs`
-    not_in_features = Task.not_in_features | {"no_relation"}
-    not_encoded = Task.not_encoded | not_in_features | {"label", "labels"}
+    not_in_features = WordTask.not_in_features | {"no_relation"}
+    not_encoded = WordTask.not_encoded | not_in_features | {"label", "labels"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("spans", self.spans, self.spans in SPANS, f"one of {SPANS}")
-        self._check("split", self.split, self.split in (None, *SPLITS), f"one of {SPLITS}")
         none = self.no_relation
         self._check("no_relation", none, none is None or isinstance(none, str), "a label, '' or None")
         if self.labels is None:
@@ -89,29 +88,15 @@ class RelationExtraction(Task):
             )
 
     def inputs(self) -> dict[str, str]:
-        return {"text": self.tokens, "head": self.head, "tail": self.tail}
+        return super().inputs() | {"head": self.head, "tail": self.tail}
 
     def columns(self) -> tuple[str, ...]:
         return (*self.inputs().values(), self.label)
 
     def learn(self, dataset: Any) -> Self:
         self.require_columns(dataset, self.columns())
-        labels, split = self.labels, self.split
-        if labels is None:
-            labels = declared_names(dataset, self.label)
-        if labels is None:
-            values = list(dataset[self.label])
-            if None in values:
-                raise ValueError(
-                    f"Task {self.name!r}: column {self.label!r} has no label (None) in row {values.index(None)}. "
-                    "Leave out rows that have none."
-                )
-            labels = sorted_names(values)
-        if split is None:
-            some = dataset[self.tokens][:1000]
-            single = all(isinstance(words, list) and all(len(word) == 1 for word in words) for words in some)
-            split = "characters" if single else "words"
-        return replace(self, labels=labels, split=split)
+        labels = self.labels or learned_names(self.name, dataset, self.label)
+        return replace(self, labels=labels, split=self.learned_split(dataset))
 
     # ------------------------------------------------------------------ rows
 
@@ -123,9 +108,7 @@ class RelationExtraction(Task):
     def read_value(self, name: str, value: Any) -> Any:
         if name in ("head", "tail"):
             return self._span(name, value)
-        if isinstance(value, str) or (isinstance(value, Sequence) and all(isinstance(word, str) for word in value)):
-            return value
-        raise ValueError(f"Task {self.name!r}: {name!r} must be a string or a list of words, got {shown(value)}.")
+        return super().read_value(name, value)
 
     def pair(self, row: Row, index: int) -> PairText:
         """A row's text, its words joined where it has words, with its spans in characters.
@@ -138,10 +121,9 @@ class RelationExtraction(Task):
             text, places, unit = self.read_text(row, self.tokens, index), None, "characters"
             length = len(text)
         elif isinstance(value, Sequence):
-            words = [self.read_text({self.tokens: word}, self.tokens, index) for word in value]
-            split = self.split or "words"
-            text, places, unit = gap_between(split).join(words), place_words(words, split), "words"
-            length = len(words)
+            places, unit = self.words(row, index), "words"
+            text = gap_between(self.split or "words").join(word for word, _, _ in places)
+            length = len(places)
         else:
             raise RowError(
                 f"Task {self.name!r}: column {self.tokens!r} must hold a list of words, or a text, got {shown(value)}.",

@@ -1,10 +1,10 @@
 """The vectors of two spans -> logits of the relation between them."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from .base import TaskOutput
+from .window_values import mean_cross_entropy
 
 __all__ = ["MarkerVectors", "PooledVectors", "RelationHead"]
 
@@ -24,8 +24,7 @@ class RelationHead(nn.Module):
         logits = self.classifier(self.dropout(pair)).unsqueeze(1)
         if labels is None:
             return TaskOutput(None, logits)
-        total = F.cross_entropy(logits.float().squeeze(1), labels, reduction="sum")
-        return TaskOutput(total / (labels >= 0).sum().clamp(min=1), logits)
+        return TaskOutput(mean_cross_entropy(logits.squeeze(1), labels), logits)
 
 
 class MarkerVectors(nn.Module):

@@ -1,12 +1,12 @@
 """Logits of words -> the tag of each word and how sure it is, legal where tags are BIO tags."""
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 import numpy as np
 
 from .base import Features
 from .bio import best_legal, legal_moves
+from .window_values import words_of_windows
 
 __all__ = ["tag_words"]
 
@@ -39,9 +39,8 @@ def tag_words(
     scores = np.zeros((first[-1], len(labels)), dtype=np.float32)
     scores[:, labels.index("O") if "O" in labels else 0] = 1e-3
     if len(features):
-        read = np.array([len(feature["words"]) for feature in features], dtype=np.int64)
-        rows = np.array([feature["row"] for feature in features], dtype=np.int64)
-        scores[_words(features, read) + np.repeat(first[rows], read)] = np.concatenate(logits)
+        found, places = words_of_windows(logits, features, counts)
+        scores[places] = found
     best = scores.argmax(-1)
     if legal and len(best):
         for chosen in _illegal(best, first, labels):
@@ -49,13 +48,6 @@ def tag_words(
     top = scores.max(-1)
     shares = np.exp(scores - top[:, None]).sum(-1)
     return best, np.exp(scores[np.arange(len(best)), best] - top) / shares
-
-
-def _words(features: Sequence[Features], counts: np.ndarray) -> np.ndarray:
-    if isinstance(features[0]["words"], np.ndarray):  # as they were encoded; from a data set they come as lists
-        return np.concatenate([feature["words"] for feature in features])
-    values = chain.from_iterable(feature["words"] for feature in features)
-    return np.fromiter(values, dtype=np.int64, count=counts.sum())
 
 
 class _Padded:

@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import Self
 
 from .base import Features, Row
-from .labels import declared_names, label_id, label_index, label_names, sorted_names
+from .labels import label_id, label_index, label_names, learned_names
 from .pooled import PooledLabelTask
 from .registry import register_task
 from .softmax import softmax
@@ -39,16 +39,7 @@ class TextClassification(PooledLabelTask):
         self.require_columns(dataset, self.columns())
         if self.labels is not None:
             return self
-        labels = declared_names(dataset, self.label)
-        if labels is None:
-            values = list(dataset[self.label])
-            if None in values:
-                raise ValueError(
-                    f"Task {self.name!r}: column {self.label!r} has no label (None) in row {values.index(None)}. "
-                    "Leave out rows that have none."
-                )
-            labels = sorted_names(values)
-        return replace(self, labels=labels)
+        return replace(self, labels=learned_names(self.name, dataset, self.label))
 
     def encode_label(self, value: Any, index: int) -> int:
         return label_id(self.name, value, label_index(self.known_labels()), index)

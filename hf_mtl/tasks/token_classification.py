@@ -9,22 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from typing_extensions import Self
 
 from ..backbone import width_of
-from .base import Features, Row, TaskOutput, shown
+from .base import Features, Row, TaskOutput
 from .bio import has_end_tags, is_bio, legal_moves, names_scheme, spans
 from .crf import LinearChainCRF
-from .labels import check_labels, declared_names, label_id, label_index, label_names, sorted_names
+from .labels import check_labels, declared_names, label_id, label_index, label_lists, label_names, sorted_names
 from .registry import register_task
 from .tagging import tag_words
+from .window_values import by_row, label_windows, mean_cross_entropy, stack_windows
 from .word_tasks import WordTask
 
 __all__ = ["TokenClassification"]
-
-IGNORED = -100
 
 # Asked for each answer, of labels that stay the same.
 _is_bio = lru_cache(maxsize=256)(is_bio)
@@ -88,12 +86,7 @@ class TokenClassification(WordTask):
         # A tag and the one before it: all that must be known, and counted without a loop over tags.
         moves: Counter[Any] = Counter()
         if labels is None or (scheme is None and _is_bio(labels)):
-            for i, tags in enumerate(dataset[self.tags]):
-                if not isinstance(tags, list) or None in tags:
-                    raise ValueError(
-                        f"Task {self.name!r}: column {self.tags!r} must hold a list of labels and none of them "
-                        f"missing (None), and row {i} has {shown(tags)}. Leave out such rows."
-                    )
+            for tags in label_lists(self.name, dataset, self.tags):
                 moves.update(pairwise(chain(["O"], tags)))
         if labels is None:
             labels = sorted_names(tag for _, tag in moves)
@@ -105,12 +98,7 @@ class TokenClassification(WordTask):
         features, counts = self.encode_rows(rows, tokenizer)
         if self.tags in rows[0]:
             index = label_index(self.known("labels", self.labels))
-            gold = [self._gold(row, counts[i], index, i) for i, row in enumerate(rows)]
-            for feature in features:
-                labels = gold[feature["row"]][feature["words"]]
-                # Where words share a subword (characters of a Latin run) the first of them trains it.
-                labels[1:][np.diff(feature["positions"]) == 0] = IGNORED
-                feature["labels"] = labels.tolist()
+            label_windows(features, [self._gold(row, counts[i], index, i) for i, row in enumerate(rows)])
         return features
 
     def _gold(self, row: Row, words: int, ids: Mapping[str | int, int], index: int) -> np.ndarray:
@@ -118,7 +106,7 @@ class TokenClassification(WordTask):
         return np.fromiter((label_id(self.name, tag, ids, index) for tag in tags), dtype=np.int64, count=words)
 
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
-        return torch.tensor([[*values, *[IGNORED] * (length - len(values))] for values in labels])
+        return stack_windows(labels, length)
 
     def references(self, rows: Sequence[Row]) -> list[list[str]]:
         return [label_names(row[self.tags], self.labels) for row in rows]
@@ -140,9 +128,8 @@ class TokenClassification(WordTask):
         counts = np.array([len(self.words(row, i)) for i, row in enumerate(rows)], dtype=np.int64)
         best, sure = tag_words(logits, features, counts, labels, legal=self.spans and self.scheme != "iob1")
         tags, scores = np.array(labels, dtype=object)[best].tolist(), sure.tolist()
-        ends = np.cumsum(counts).tolist()
-        starts = [0, *ends[:-1]]
-        return [{"tags": tags[s:e], "scores": scores[s:e]} for s, e in zip(starts, ends, strict=True)]
+        both = zip(by_row(tags, counts), by_row(scores, counts), strict=True)
+        return [{"tags": own, "scores": shares} for own, shares in both]
 
     def answer(self, prediction: Any, row: Row) -> list[dict[str, Any]]:
         words, text = self.given_words(row), self.text_of(row)
@@ -193,8 +180,7 @@ class TokenClassifier(nn.Module):
         logits = self.classifier(self.dropout(hidden.to(self.classifier.weight.dtype)))
         if labels is None:
             return TaskOutput(None, logits)
-        total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-        return TaskOutput(total / (labels != IGNORED).sum().clamp(min=1), logits)
+        return TaskOutput(mean_cross_entropy(logits, labels), logits)
 
 
 class CrfTokenClassifier(TokenClassifier):

@@ -1,16 +1,18 @@
 """What is said of the words of rows, laid out over the windows that read them, and gathered from there."""
 
 from collections.abc import Sequence
-from itertools import accumulate, chain, pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .base import Features
 
-__all__ = ["IGNORED", "by_row", "label_windows", "stack_windows", "words_of_windows"]
+__all__ = ["IGNORED", "by_row", "label_windows", "mean_cross_entropy", "stack_windows", "words_of_windows"]
 
+# The label of a word that trains nothing.
 IGNORED = -100
 
 
@@ -37,29 +39,45 @@ def stack_windows(labels: Sequence[Sequence[Any]], length: int, one: Any = IGNOR
         length: words of the padded batch.
         one: what stands for a word where a window has no more.
     """
-    return torch.tensor([[*values, *[one] * (length - len(values))] for values in labels])
+    filled = [[*values, *[one] * (length - len(values))] for values in labels]
+    return torch.from_numpy(np.array(filled, dtype=np.int64))  # torch itself reads nested lists several times slower
+
+
+def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean cross entropy of what has a label, `[]` in float32; 0 where nothing has.
+
+    Args:
+        logits: `[..., classes]`.
+        labels: `[...]`, `IGNORED` where there is none.
+    """
+    total = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 def words_of_windows(
-    logits: Sequence[np.ndarray], features: Sequence[Features], counts: Sequence[int]
+    logits: Sequence[np.ndarray], features: Sequence[Features], counts: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The logits of the words of all rows, one row after the other.
 
     Args:
-        logits: `[words, classes]` for each feature.
+        logits: `[words, ...]` for each feature, of which there is one at least.
         features: with `row` and `words`, as `encode_words` gives them.
         counts: the words of each row.
 
     Returns:
-        `[read, classes]` the logits of the words that a window reads, in no order; `[read]` which words these are.
+        `[read, ...]` the logits of the words that a window reads, window after window; `[read]` which words these are.
     """
     first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     read = np.array([len(feature["words"]) for feature in features], dtype=np.int64)
     rows = np.array([feature["row"] for feature in features], dtype=np.int64)
-    words = np.fromiter(chain.from_iterable(feature["words"] for feature in features), np.int64, read.sum())
+    parts = [feature["words"] for feature in features]
+    if isinstance(parts[0], np.ndarray):  # as they were encoded; from a data set they come as lists
+        words = np.concatenate(parts)
+    else:
+        words = np.fromiter(chain.from_iterable(parts), dtype=np.int64, count=read.sum())
     return np.concatenate(logits), words + np.repeat(first[rows], read)
 
 
-def by_row(values: Sequence[Any], counts: Sequence[int]) -> list[Sequence[Any]]:
+def by_row(values: Sequence[Any], counts: Sequence[int] | np.ndarray) -> list[Sequence[Any]]:
     """Values of the words of all rows, row by row. `counts`: the words of each row."""
-    return [values[start:end] for start, end in pairwise([0, *accumulate(counts)])]
+    return [values[start:end] for start, end in pairwise([0, *np.cumsum(counts).tolist()])]

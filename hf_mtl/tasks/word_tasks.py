@@ -39,7 +39,8 @@ class WordTask(Task):
         """The `split` that fits the training data; one that was given stays."""
         if self.split is not None:
             return self.split
-        single = all(len(word) == 1 for words in dataset[self.tokens][:1000] for word in words)
+        some = dataset[self.tokens][:1000]
+        single = all(isinstance(words, list) and all(len(word) == 1 for word in words) for words in some)
         return "characters" if single else "words"
 
     def read_value(self, name: str, value: Any) -> Any:

@@ -1,0 +1,246 @@
+"""Running a model: which rows go through the backbone together, and which head answers which of them."""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.utils import ModelOutput
+
+from .adapters import Route, use_route
+from .backbone import rows_come_first
+from .language_model import text_part
+from .nearest import closest, nearest
+from .tasks import TaskOutput
+from .tasks.groups import gather_groups
+from .writing import WritingMixin
+
+__all__ = ["ForwardMixin", "MultiTaskOutput"]
+
+
+@dataclass
+class MultiTaskOutput(ModelOutput):
+    """What `MultiTaskModel.forward` gives.
+
+    Args:
+        loss: `[]`, the sum of the losses of the tasks present, each times its task's weight.
+        logits: task -> logits of the rows that are of this task, in their order. Of a task that writes: the tokens
+            written, `[batch, sequences, tokens]`, padded by -100. Of a language model's task with labels:
+            `[batch, 3]`, see `hf_mtl.tasks.language_heads.token_loss`.
+        task_losses: task -> `[]`, the loss before its weight.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: dict[str, torch.Tensor] | None = None
+    task_losses: dict[str, torch.Tensor] | None = None
+
+
+class ForwardMixin(WritingMixin):
+    """The forward of a `MultiTaskModel`, and its parts."""
+
+    _takes: frozenset[str]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        tasks: Sequence[str] | None = None,
+        task_ids: torch.Tensor | None = None,
+        word_positions: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
+        row_groups: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
+        labels: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> MultiTaskOutput:
+        """Logits, and with `labels` the loss, of some tasks.
+
+        Args:
+            input_ids: `[batch, seq]`.
+            attention_mask: `[batch, seq]`, 1 for real tokens; padding may be on either side.
+            token_type_ids: `[batch, seq]`, for backbones that know them.
+            inputs_embeds: `[batch, seq, width]`, in place of `input_ids`.
+            tasks: names: every row is answered by each of these tasks. All tasks where neither this nor `task_ids`
+                is given.
+            task_ids: `[batch]`: each row is answered by one task, numbered in the order of `config.tasks`.
+            word_positions: `[batch, words]`, for tasks that read words: which subwords their heads see, -1 where
+                there are no more. A tensor when only one task is asked, else task -> those of this task's rows.
+                Where it is not given such a head sees every subword.
+            row_groups: `[examples, inputs]`, for tasks whose examples have several inputs each: which of the task's
+                rows they are, -1 where there are no more; said as `word_positions` are.
+            labels: a tensor when only one task is asked, else task -> the labels of this task's rows.
+            **kwargs: more of the backbone's inputs. Hidden states are had from `encode`.
+
+        Raises:
+            ValueError: an unknown task, both `tasks` and `task_ids`, or labels, positions or groups that do not say
+                whose they are.
+        """
+        _check_names(kwargs, self._takes)
+        for name in {"output_hidden_states", "output_attentions", "return_dict"} & kwargs.keys():
+            if kwargs.pop(name) not in (None, name == "return_dict"):
+                raise ValueError(f"forward gives logits and losses, not {name}: ask model.encode, or model.backbone.")
+        tasks = [tasks] if isinstance(tasks, str) else tasks
+        first = inputs_embeds if inputs_embeds is not None else input_ids
+        if first is None:
+            raise ValueError("forward needs input_ids, or inputs_embeds in their place; both are None.")
+        if attention_mask is None:
+            attention_mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
+        inputs = {
+            "input_ids": input_ids,
+            "token_type_ids": token_type_ids,
+            "inputs_embeds": inputs_embeds,
+        } | kwargs
+        if task_ids is not None and tasks is not None:
+            raise ValueError("Give `tasks` (each answers every row) or `task_ids` (one task a row), not both.")
+        asked: dict[str, torch.Tensor | None]
+        if task_ids is None:
+            asked = dict.fromkeys(self.tasks if tasks is None else [self.task(name).name for name in tasks])
+        else:
+            asked = self._rows_of_tasks(task_ids)
+        gold = _of_tasks("labels", labels, list(asked))
+        places = _of_tasks("word_positions", word_positions, list(asked))
+        groups = _of_tasks("row_groups", row_groups, list(asked))
+        alone = {name for name in asked if self._reads_alone(name, name in gold)}
+        seen = self._states({name: rows for name, rows in asked.items() if name not in alone}, attention_mask, inputs)
+        outputs = {}
+        for name, rows in asked.items():
+            if name in alone:
+                mask, own = _of_rows(rows, attention_mask), {k: _of_rows(rows, v) for k, v in inputs.items()}
+                if name in gold:
+                    outputs[name] = self._guess(name, gold[name], places.get(name), mask, own)
+                else:
+                    outputs[name] = TaskOutput(None, self._write(name, own["input_ids"], None, mask))
+            else:
+                outputs[name] = self.head(
+                    name, *seen[name], labels=gold.get(name), positions=places.get(name), groups=groups.get(name)
+                )
+        losses = {name: output.loss for name, output in outputs.items() if output.loss is not None}
+        loss = torch.stack([losses[name] * self.tasks[name].weight for name in losses]).sum() if losses else None
+        return MultiTaskOutput(
+            loss=loss,
+            logits={name: output.logits for name, output in outputs.items()},
+            task_losses=losses or None,
+        )
+
+    def encode(
+        self,
+        names: Sequence[str],
+        attention_mask: torch.Tensor,
+        index: torch.Tensor | None = None,
+        **inputs: Any,
+    ) -> tuple[torch.Tensor, ...]:
+        """Hidden states `[batch, seq, width]` for the heads of these tasks: all layers' where one reads an inner layer.
+
+        Args:
+            names: the tasks whose adapters the rows go through.
+            attention_mask: `[batch, seq]`.
+            index: `[batch]` which of `names` each row belongs to; None where there is one name, or no adapters.
+            **inputs: the backbone's other inputs.
+        """
+        deep = any(self.tasks[name].layer != -1 for name in names)
+        given = {k: v for k, v in inputs.items() if v is not None and (k != "token_type_ids" or k in self._takes)}
+        route = None if self.config.adapters is None else Route(names, index)
+        read = text_part(self.backbone, self.config.language_model)
+        with use_route(route):
+            output = read(attention_mask=attention_mask, output_hidden_states=deep, return_dict=True, **given)
+        return (*(output.hidden_states or ())[:-1], output.last_hidden_state)
+
+    def head(
+        self,
+        name: str,
+        states: tuple[torch.Tensor, ...],
+        mask: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        groups: torch.Tensor | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> TaskOutput:
+        """One task's head on what `encode` gave, or on the subwords at `positions` of it. See `forward`.
+
+        `options` are for `generate`, of tasks that write. A decoder does not write from states: see `generate`.
+        """
+        task = self.tasks[name]
+        context, context_mask = hidden, mask = states[task.layer], mask
+        if task.grouped:
+            if groups is None:
+                raise ValueError(
+                    f"Task {name!r} answers examples of several inputs: give row_groups, which rows each example has."
+                )
+            hidden, mask = gather_groups(hidden, mask, groups.to(hidden.device))
+        if positions is not None and task.per_word:
+            positions = positions.to(hidden.device)
+            mask = (positions >= 0).to(mask.dtype)
+            hidden = hidden.gather(1, positions.clamp(min=0).unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        if task.language_model is None:
+            return self.heads[name](hidden, mask, labels)
+        if labels is None and task.writes:
+            return TaskOutput(None, self._write(name, None, context, context_mask, options))
+        return self._predicted(name, hidden, mask, labels, context, context_mask)
+
+    def _reads_alone(self, name: str, labelled: bool) -> bool:
+        """Whether a task's rows go through the backbone by themselves: they are changed first, or written on."""
+        kind = self.tasks[name].language_model
+        return (kind == "masked" and labelled) or (kind == "causal" and not labelled)
+
+    def _rows_of_tasks(self, task_ids: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        """task -> which rows are its own; None: all."""
+        present, index = torch.unique(task_ids, return_inverse=True)
+        known = list(self.tasks)
+        numbers = present.tolist()
+        if numbers[0] < 0 or numbers[-1] >= len(known):
+            raise ValueError(f"task_ids must lie in 0 to {len(known) - 1} (tasks {known}), got {numbers}.")
+        if len(numbers) == 1:
+            return {known[numbers[0]]: None}
+        return {known[k]: torch.nonzero(index == i).squeeze(1) for i, k in enumerate(numbers)}
+
+    def _states(
+        self, asked: Mapping[str, torch.Tensor | None], mask: torch.Tensor, inputs: Mapping[str, Any]
+    ) -> dict[str, tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        """task -> the hidden states of its rows, and their mask."""
+        names = list(asked)
+        chosen = [rows for rows in asked.values() if rows is not None]
+        if not chosen:  # every row is each task's
+            if not names or self.config.adapters is not None:
+                return {name: (self.encode([name], mask, **inputs), mask) for name in names}
+            return dict.fromkeys(names, (self.encode(names, mask, **inputs), mask))
+        if self.config.adapters is not None and not rows_come_first(self.config.text_config):
+            own = {n: ({k: _of_rows(r, v) for k, v in inputs.items()}, _of_rows(r, mask)) for n, r in asked.items()}
+            return {name: (self.encode([name], seen, **given), seen) for name, (given, seen) in own.items()}
+        index = torch.full_like(mask[:, 0], -1)
+        for k, rows in enumerate(chosen):
+            index[rows] = k
+        if sum(map(len, chosen)) < len(mask):  # the others' rows are read elsewhere
+            kept = torch.nonzero(index >= 0).squeeze(1)
+            index, mask = index[kept], mask[kept]
+            inputs = {k: _of_rows(kept, v) for k, v in inputs.items()}
+        states = self.encode(names, mask, index, **inputs)
+        places = [torch.nonzero(index == k).squeeze(1) for k in range(len(names))]
+        return {n: (tuple(s[r] for s in states), mask[r]) for n, r in zip(names, places, strict=True)}
+
+
+def _of_rows(rows: torch.Tensor | None, value: Any) -> Any:
+    return value if value is None or rows is None else value[rows]
+
+
+def _check_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """A slip of the pen (`task=`) would go to the backbone, which takes anything, and be lost there."""
+    own = [name for name in inspect.signature(ForwardMixin.forward).parameters if name not in ("self", "kwargs")]
+    for name in set(given) - set(known) - {"return_dict"}:
+        if close := closest(name, own, cutoff=0.8):
+            raise ValueError(f"forward has no argument {name!r}. Did you mean {close!r}?")
+
+
+def _of_tasks(
+    what: str, values: torch.Tensor | Mapping[str, torch.Tensor] | None, names: list[str]
+) -> Mapping[str, torch.Tensor]:
+    if values is None:
+        return {}
+    if isinstance(values, Mapping):
+        for name in values:
+            if name not in names:
+                raise ValueError(f"{what} has {name!r}, which the batch does not ask. {nearest(str(name), names)}")
+        return values
+    if len(names) != 1:
+        raise ValueError(f"The batch asks tasks {names}: give {what} as a dict task -> tensor, not as one tensor.")
+    return {names[0]: values}

@@ -1,0 +1,87 @@
+"""What tasks share that the backbone answers as a language model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .base import Features, Row, Task
+
+__all__ = ["LanguageTask", "WritingTask", "by_row"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageTask(Task):
+    """A task whose head is the backbone's own language model, so that its head has no weights and `layer` is the last.
+
+    Args:
+        text: the column of the text.
+    """
+
+    text: str = "text"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("layer", self.layer, self.layer == -1, "-1: a language model reads its last layer")
+
+    def sums(self, outputs: Sequence[np.ndarray], features: Sequence[Features], rows: int) -> list[dict[str, Any]]:
+        """What `token_loss` gave, added up for each row: `{"log_likelihood", "hits", "tokens"}`."""
+        total = np.zeros((rows, 3))
+        for output, feature in zip(outputs, features, strict=True):
+            total[feature["row"]] += output
+        return [{"log_likelihood": float(a), "hits": int(b), "tokens": int(c)} for a, b, c in total]
+
+    def token_scores(self, predictions: Sequence[Any], perplexity: str) -> dict[str, float]:
+        """`token_accuracy` and the perplexity under its name."""
+        from ..scoring import token_scores
+
+        found = token_scores(predictions)
+        return {"token_accuracy": found["token_accuracy"], perplexity: found["perplexity"]}
+
+    def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> None:
+        """None: there is no commonest answer to a text."""
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingTask(LanguageTask):
+    """A task that answers by writing.
+
+    Args:
+        generation: options of transformers' `generate`: `max_new_tokens`, `num_beams`, `do_sample`, ...
+    """
+
+    generation: Mapping[str, Any] | None = None
+
+    writes: ClassVar[bool] = True
+    answer_field: ClassVar[str] = "generated_text"
+    not_in_features = LanguageTask.not_in_features | {"generation"}
+    not_encoded = Task.not_encoded | not_in_features
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.generation is not None:
+            self._check("generation", self.generation, isinstance(self.generation, Mapping), "a dict of options")
+            object.__setattr__(self, "generation", dict(self.generation))
+
+    def detokenize(self, outputs: Sequence[np.ndarray], tokenizer: Any) -> list[Any]:
+        """Written tokens `[sequences, tokens]`, -100 after their end -> a list of texts; sums of scores stay."""
+        if not len(outputs) or outputs[0].dtype.kind == "f":
+            return list(outputs)
+        flat = [[int(k) for k in sequence if k >= 0] for output in outputs for sequence in output]
+        texts = iter(tokenizer.batch_decode(flat, skip_special_tokens=True))
+        return [[next(texts).strip() for _ in output] for output in outputs]
+
+    def written(self, outputs: Sequence[list[str]]) -> list[Any]:
+        """Texts of each row -> its answer: a dict, or a list of them where several sequences were asked."""
+        answers = [[{self.answer_field: text} for text in texts] for texts in outputs]
+        return [answer[0] if len(answer) == 1 else answer for answer in answers]
+
+
+def by_row(values: Sequence[Any], features: Sequence[Features], rows: int) -> list[list[Any]]:
+    """The values of the features, those of a row together."""
+    found: list[list[Any]] = [[] for _ in range(rows)]
+    for value, feature in zip(values, features, strict=True):
+        found[feature["row"]].append(value)
+    return found
