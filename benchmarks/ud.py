@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="Hub id or folder")
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--learning_rate", type=float, default=5e-4)
+    parser.add_argument("--freeze_layers", type=int, default=0)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -63,6 +64,7 @@ def main() -> None:
             output_dir=folder, num_train_epochs=args.epochs, learning_rate=args.learning_rate, warmup_steps=0.1,
             per_device_train_batch_size=32, per_device_eval_batch_size=32, mixing="proportional", share_rows=True,
             report_to="none", save_strategy="no", use_cpu=True, seed=args.seed, disable_tqdm=True, logging_steps=200,
+            freeze_layers=args.freeze_layers,
         )  # fmt: skip
         dev = {name: data["validation"] for name in train if name != "texts"}
         trainer = MultiTaskTrainer(model, settings, train_dataset=train, eval_dataset=dev)
@@ -79,7 +81,8 @@ def main() -> None:
     ):
         print(f"{name:6} {metric:10} {scores[f'eval_{name}_{metric}']:.4f}")
     pace = args.epochs * len(data["train"]) / taken
-    print(f"training   {pace:8.1f} sentences a CPU second ({taken:.0f} s)")
+    read_texts = args.epochs * sum(len(rows) for rows in train.values() if rows is not data["train"])
+    print(f"training   {pace + read_texts / taken:8.1f} sentences and texts a CPU second ({taken:.0f} s)")
     pipe = MultiTaskPipeline(model, batch_size=32, device="cpu")
     rows = [{"text": tokens} for tokens in data["validation"]["tokens"]]
     names = [task.name for task in tasks if task.name != "texts"]

@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
-from .adapters import adapter_from_dict, adapter_parameters, delete_adapter, inject_adapters
-from .config import MultiTaskConfig
+from .adapters import adapter_from_dict, delete_adapter, inject_adapters
+from .freezing import FreezingMixin
 from .language_model import kind_needed, text_part
 from .nearest import nearest
 from .tasks import Task
@@ -16,13 +15,10 @@ from .tasks.base import shown
 __all__ = ["TaskLifeMixin", "check_layer", "tasks_of"]
 
 
-class TaskLifeMixin(PreTrainedModel):
+class TaskLifeMixin(FreezingMixin):
     """What a `MultiTaskModel` does with its tasks."""
 
-    config: MultiTaskConfig
-    tasks: dict[str, Task]
     heads: nn.ModuleDict
-    backbone: PreTrainedModel
 
     def task(self, name: str) -> Task:
         """The task of this name; raises ValueError where there is none."""
@@ -105,23 +101,6 @@ class TaskLifeMixin(PreTrainedModel):
             inject_adapters(text_part(self.backbone, self.config.language_model), adapters, text)
         if whole:  # the decoder and its attention to the encoder as well
             inject_adapters(self.backbone, adapters, whole)
-
-    def _freeze(self) -> None:
-        """With adapters only they and the heads learn. Loading makes every parameter trainable, so it is said anew."""
-        if self.config.adapters is None:
-            return
-        self.backbone.requires_grad_(False)
-        for name in self.tasks:
-            for parameter in adapter_parameters(self.backbone, name):
-                parameter.requires_grad = True
-        if self.config.language_model == "masked":
-            # Many encoders come without a masked language model's head: what is drawn at random must learn. Its
-            # largest part is the embeddings, or of their size, and stays.
-            own = {id(p) for p in text_part(self.backbone, "masked").parameters()}
-            table: Any = self.backbone.get_output_embeddings()
-            for parameter in self.backbone.parameters():
-                if id(parameter) not in own and parameter is not table.weight:
-                    parameter.requires_grad = True
 
 
 def check_layer(task: Task, config: Any) -> None:

@@ -73,6 +73,8 @@ class MultiTaskTrainer(EvaluationMixin):
                 "share_rows=True reads a row once for all of its tasks, and with adapters each task reads it in its "
                 "own way. Set share_rows=False, or train without adapters."
             )
+        if args.freeze_layers is not None:
+            model.freeze_layers(args.freeze_layers)
         if args.n_gpu > 1:
             logger.warning(
                 "This process sees %d GPUs and trains on one: torch's DataParallel would cut batches where their tasks "

@@ -60,6 +60,14 @@ class MultiTaskTrainingArguments(TrainingArguments):
         },
     )
 
+    freeze_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "The embeddings and so many of the first layers stay as they are, which trains faster. Without "
+            "adapters only, with which the whole backbone is frozen."
+        },
+    )
+
     def __post_init__(self) -> None:
         if self.mixing not in MIXING_RULES:
             raise ValueError(f"Unknown mixing {self.mixing!r}. {nearest(str(self.mixing), MIXING_RULES)}")

@@ -1,0 +1,74 @@
+"""Lower layers that stay as they are."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from hf_mtl import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TextClassification
+
+TOPIC = TextClassification(name="topic", labels=("x", "y"))
+ROWS = [{"text": text, "label": "xy"[i % 2]} for i, text in enumerate(["I lost my card", "a card", "lost", "my"])]
+KINDS = ["bert", "roberta", "distilbert", "mpnet", "electra", "modernbert", "gpt2", "llama", "t5", "bart"]
+
+EMBEDDINGS = {
+    "embeddings",
+    "embeddings_project",
+    "wte",
+    "wpe",
+    "embed_tokens",
+    "embed_positions",
+    "layernorm_embedding",
+}
+
+
+def trained(model: MultiTaskModel, folder: Any, **options: Any) -> set[str]:
+    """The backbone's parameters that a few steps have changed."""
+    args = MultiTaskTrainingArguments(
+        output_dir=str(folder), max_steps=3, learning_rate=1e-2, use_cpu=True, report_to="none", save_strategy="no",
+        disable_tqdm=True, **options,
+    )  # fmt: skip
+    before = {name: p.detach().clone() for name, p in model.backbone.named_parameters()}
+    MultiTaskTrainer(model, args, train_dataset={"topic": ROWS}).train()
+    return {name for name, p in model.backbone.named_parameters() if not torch.equal(before[name], p)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_and_lower_layers_stay_and_the_others_learn(kind: str, tiny_backbone: Any, tmp_path: Any) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone(kind), [TOPIC])
+    everything = trained(model, tmp_path)
+    model = MultiTaskModel.from_backbone(tiny_backbone(kind), [TOPIC])
+    changed = trained(model, tmp_path, freeze_layers=1)
+    stacks = [m for m in model.backbone.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 2]
+    lower, upper = ({id(p) for p in layer.parameters()} for layer in stacks[0])
+    named = dict(model.backbone.named_parameters())
+    frozen = {name for name, p in named.items() if id(p) in lower or name.split(".")[0] in EMBEDDINGS}
+    assert len(frozen) > len(lower) and not frozen & changed
+    assert {name for name in everything if id(named[name]) in upper} <= changed
+    assert not any(p.requires_grad for p in stacks[0][0].parameters())
+
+
+def test_frozen_layers_have_no_dropout_and_learn_again_when_they_are_let(tiny_backbone: Any) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone(), [TOPIC])
+    model.freeze_layers(1)
+    model.train()
+    layers: Any = model.backbone.encoder.layer
+    assert [layer.training for layer in layers] == [False, True] and not model.backbone.embeddings.training
+    model.freeze_layers(0)
+    assert all(layer.training for layer in layers) and all(p.requires_grad for p in model.parameters())
+
+
+def test_a_trainer_that_says_nothing_leaves_what_was_frozen(tiny_backbone: Any, tmp_path: Any) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone(), [TOPIC])
+    model.freeze_layers(2)
+    assert trained(model, tmp_path) == set()
+
+
+def test_what_cannot_be_frozen_is_named(tiny_backbone: Any) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone(), [TOPIC])
+    with pytest.raises(ValueError, match="has 2 layers: 3 of them"):
+        model.freeze_layers(3)
+    model = MultiTaskModel.from_backbone(tiny_backbone(), [TOPIC], adapters=LoraConfig(target_modules="all-linear"))
+    with pytest.raises(ValueError, match=r"layers_to_transform=\[1\]"):
+        model.freeze_layers(1)
