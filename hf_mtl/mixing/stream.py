@@ -24,7 +24,7 @@ class TaskStream:
         task: name of the task; two tasks of one seed have independent orders.
         batch_size: rows of a batch; may exceed `size`.
         lengths: length of each row (tokens, or anything monotone in them); None leaves the rows as they fall.
-        group: batches that are sorted together.
+        group: batches that are sorted together, but never more than a quarter of those inside a pass.
 
     Raises:
         ValueError: for a size, batch size or group below 1, a negative seed, or lengths that do not fit.
@@ -48,7 +48,8 @@ class TaskStream:
         self.seed = seed
         self.task = task
         self.batch_size = batch_size
-        self.group = group
+        # Sorted as a whole, a small data set would give batches of one length again and again: at least four groups.
+        self.group = max(1, min(group, size // batch_size // 4))
         self.lengths = None if lengths is None else _compact_lengths(lengths, size, task)
         self._key = zlib.crc32(task.encode())  # `hash(str)` differs from process to process
         # Four bytes a row, as long as they are enough, halve the memory of a pass.
