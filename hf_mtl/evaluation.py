@@ -127,7 +127,9 @@ class EvaluationMixin(Trainer):
                 logits = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits[name]
         loss = None if outputs.loss is None else next(iter(outputs.task_losses.values())).detach()
         logits = logits.detach()
-        return loss, None if prediction_loss_only else logits.float() if logits.is_floating_point() else logits, None
+        # Written tokens are [batch, sequences, tokens], and transformers joins batches along the second dimension.
+        logits = logits.float() if logits.is_floating_point() else logits.transpose(1, 2).contiguous()
+        return loss, None if prediction_loss_only else logits, None
 
     def _check_tasks(self) -> None:
         if list(self._ids) != list(self.accelerator.unwrap_model(self.model).tasks):
@@ -179,6 +181,7 @@ class EvaluationMixin(Trainer):
         )
         found: Any = loop.predictions
         back = np.argsort(order).tolist()
+        found = found if np.issubdtype(found.dtype, np.floating) else found.transpose(0, 2, 1)
         logits = [part.task.cut(found[k], feature) for k, feature in zip(back, part.features, strict=True)]
         logits = part.task.detokenize(logits, self.processing_class)
         return logits, (loop.metrics or {}).get(f"{prefix}_{name}_loss", math.nan)
