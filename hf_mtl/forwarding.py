@@ -10,6 +10,7 @@ from transformers.utils import ModelOutput
 
 from .adapters import Route, use_route
 from .backbone import rows_come_first
+from .cached_batches import output_in_parts
 from .language_model import text_part
 from .nearest import closest, nearest
 from .tasks import TaskOutput
@@ -101,13 +102,19 @@ class ForwardMixin(WritingMixin):
         gold = _of_tasks("labels", labels, list(asked))
         places = _of_tasks("word_positions", word_positions, list(asked))
         groups = _of_tasks("row_groups", row_groups, list(asked))
-        alone = {name for name in asked if self._reads_alone(name, name in gold)}
+        alone = {
+            name
+            for name in asked
+            if self._reads_alone(name, name in gold) or self._learns_in_parts(name, name in gold, name in groups)
+        }
         seen = self._states({name: rows for name, rows in asked.items() if name not in alone}, attention_mask, inputs)
         outputs = {}
         for name, rows in asked.items():
             if name in alone:
                 mask, own = _of_rows(rows, attention_mask), {k: _of_rows(rows, v) for k, v in inputs.items()}
-                if name in gold:
+                if self._learns_in_parts(name, name in gold, name in groups):
+                    outputs[name] = output_in_parts(self, name, gold[name], groups[name], mask, own)
+                elif name in gold:
                     outputs[name] = self._guess(name, gold[name], places.get(name), mask, own)
                 else:
                     outputs[name] = TaskOutput(None, self._write(name, own["input_ids"], None, mask))
@@ -182,6 +189,10 @@ class ForwardMixin(WritingMixin):
         """Whether a task's rows go through the backbone by themselves: they are changed first, or written on."""
         kind = self.tasks[name].language_model
         return (kind == "masked" and labelled) or (kind == "causal" and not labelled)
+
+    def _learns_in_parts(self, name: str, labelled: bool, grouped: bool) -> bool:
+        """Whether not all of a task's rows go through the backbone at a time."""
+        return labelled and grouped and torch.is_grad_enabled() and self.tasks[name].examples_in_memory is not None
 
     def _rows_of_tasks(self, task_ids: torch.Tensor) -> dict[str, torch.Tensor | None]:
         """task -> which rows are its own; None: all."""

@@ -144,6 +144,11 @@ class Task:
         self.require_columns(dataset, self.columns())
         return self
 
+    @property
+    def examples_in_memory(self) -> int | None:
+        """In training, of how many examples the activations are kept at a time; None: of the whole batch."""
+        return None
+
     def columns(self) -> tuple[str, ...]:
         """The columns that a training row must have."""
         raise NotImplementedError

@@ -59,6 +59,7 @@ class BiaffineParser(nn.Module):
             The loss: the mean over the words of the cross entropy of the head, and of that of the relation, the gold
             head given. The logits, `[batch, words, 1 + CANDIDATES, 4]`: of the root and then of the likeliest heads
             which it is (-1 for none), the log-probability of the arc, the likeliest relation, and its log-probability.
+            In training they cost as much as the loss and nobody reads them: with labels there are 0 candidates.
         """
         words = self.dropout(hidden.to(self.arc.weight.dtype))
         root = self.dropout(self.root.weight).expand(len(words), 1, -1)
@@ -67,42 +68,39 @@ class BiaffineParser(nn.Module):
 
         arcs = (self.arc(arc_dependent) @ arc_head.transpose(1, 2)).float()
         arcs = arcs.masked_fill(_no_head(mask), -torch.inf).log_softmax(-1)
-        # One vector for each relation and dependent, which is laid on heads: a matrix product, no `nn.Bilinear`.
-        relations = self.label(label_dependent).unflatten(-1, (-1, label_head.shape[-1]))
-        alone = self.label_of_dependent(label_dependent)
-
         loss = None
         if labels is not None:
             heads, gold = labels.unbind(-1)
-            told = self._relations(relations, alone, label_head, heads.clamp(min=0).unsqueeze(-1)).squeeze(2)
             known = (heads != IGNORED).sum().clamp(min=1)
             loss = F.nll_loss(arcs.flatten(0, 1), heads.flatten(), ignore_index=IGNORED, reduction="sum") / known
-            loss = loss + mean_cross_entropy(told, gold)
+            row, word = torch.nonzero(gold != IGNORED, as_tuple=True)
+            of_heads = label_head[row, heads[row, word].clamp(min=0)].unsqueeze(1)
+            told = self._relations(label_dependent[row, word], of_heads).squeeze(1)
+            loss = loss + mean_cross_entropy(told, gold[row, word])
+            if self.training:
+                return TaskOutput(loss, arcs.new_empty((*mask.shape, 0, 4)))
         with torch.no_grad():
-            logits = self._candidates(arcs, relations, alone, label_head)
-        return TaskOutput(loss, logits)
+            return TaskOutput(loss, self._candidates(arcs, label_dependent, label_head))
 
     def _view(self, layer: nn.Linear, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors for arcs and for relations. Without the non-linearity the layer would melt into the next."""
         arc, label = self.dropout(F.leaky_relu(layer(vectors), 0.1)).split(self.widths, dim=-1)
         return arc, label
 
-    def _relations(
-        self, relations: torch.Tensor, alone: torch.Tensor, label_head: torch.Tensor, heads: torch.Tensor
-    ) -> torch.Tensor:
-        """Scores `[batch, words, k, labels]` of the relations to `heads [batch, words, k]`, in float32."""
-        row = torch.arange(len(heads), device=heads.device)[:, None, None]
-        return (label_head[row, heads] @ relations.transpose(2, 3) + alone.unsqueeze(2)).float()
+    def _relations(self, dependents: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+        """Scores `[..., k, labels]` of the relations of `dependents [..., w]` to `heads [..., k, w]`, in float32."""
+        # One vector for each relation and dependent, which is laid on heads: a matrix product, no `nn.Bilinear`.
+        relations = self.label(dependents).unflatten(-1, (-1, heads.shape[-1]))
+        return (heads @ relations.transpose(-1, -2) + self.label_of_dependent(dependents).unsqueeze(-2)).float()
 
-    def _candidates(
-        self, arcs: torch.Tensor, relations: torch.Tensor, alone: torch.Tensor, label_head: torch.Tensor
-    ) -> torch.Tensor:
+    def _candidates(self, arcs: torch.Tensor, label_dependent: torch.Tensor, label_head: torch.Tensor) -> torch.Tensor:
         # Padded first, so that there are always enough to choose from.
         score, head = F.pad(arcs[..., 1:], (0, CANDIDATES), value=-torch.inf).topk(CANDIDATES, dim=-1)
         score = torch.cat([arcs[..., :1], score], dim=-1)
         head = torch.cat([torch.zeros_like(head[..., :1]), head + 1], dim=-1)
         head = head.masked_fill(score == -torch.inf, -1)
-        told = self._relations(relations, alone, label_head, head.clamp(min=0)).log_softmax(-1)
+        row = torch.arange(len(head), device=head.device)[:, None, None]
+        told = self._relations(label_dependent, label_head[row, head.clamp(min=0)]).log_softmax(-1)
         label_score, label = told.max(-1)
         return torch.stack([head.float(), score, label.float(), label_score], dim=-1)
 

@@ -39,6 +39,9 @@ class SentenceEmbedding(Task):
             (Matryoshka, Kusupati et al. 2022, arXiv:2205.13147), the whole's too; answers have the first.
             None: the whole alone.
         pooling: `mean`, `first`, `last`, or `auto`: the last token on a causal backbone, the mean elsewhere.
+        mini_batch_size: in training, rows whose activations are in memory at a time; the others' are computed a second
+            time when they are needed (Gao et al. 2021, arXiv:2101.06983). The loss is of the whole batch all the same.
+            None: the whole batch's are.
     """
 
     text: str = "text"
@@ -47,19 +50,26 @@ class SentenceEmbedding(Task):
     scale: float = 20.0
     dimensions: tuple[int, ...] | None = None
     pooling: str = "auto"
+    mini_batch_size: int | None = None
 
     main_metric = "recall_at_1"
     grouped = True
-    not_in_features = Task.not_in_features | {"pooling", "scale", "dimensions"}
+    not_in_features = Task.not_in_features | {"pooling", "scale", "dimensions", "mini_batch_size"}
     not_encoded = Task.not_encoded | not_in_features | {"positive", "negative"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("pooling", self.pooling, self.pooling in POOLINGS, f"one of {POOLINGS}")
         self._check_number("scale", lambda v: math.isfinite(v) and v > 0, "a number above 0")
+        if self.mini_batch_size is not None:
+            self._check_number("mini_batch_size", lambda v: v >= 1, "a whole number of 1 or more", whole=True)
         if self.dimensions is not None:
             fit = bool(self.dimensions) and all(type(size) is int and size > 0 for size in self.dimensions)
             self._check("dimensions", self.dimensions, fit, "a list of whole numbers of 1 or more")
+
+    @property
+    def examples_in_memory(self) -> int | None:
+        return self.mini_batch_size
 
     def inputs(self) -> dict[str, str]:
         return {"text": self.text}
@@ -135,8 +145,10 @@ class ContrastiveEmbedder(nn.Module):
         `labels [rows, texts - 1]` number the positive and the negatives: equal numbers are equal texts.
         """
         vectors = pool(hidden.float().flatten(0, 1), mask.flatten(0, 1), self.pooling).unflatten(0, mask.shape[:2])
-        if labels is None:
-            return TaskOutput(None, vectors)
+        return TaskOutput(None if labels is None else self.loss(vectors, labels), vectors)
+
+    def loss(self, vectors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss of what `forward` gives for a whole batch."""
         # Positives first, then the others: row i's positive is candidate i.
         candidates = vectors[:, 1:].transpose(0, 1).flatten(0, 1)
         numbers = labels.T.flatten()
@@ -147,4 +159,4 @@ class ContrastiveEmbedder(nn.Module):
         for size in self.dimensions:
             cosines = F.normalize(vectors[:, 0, :size], dim=-1) @ F.normalize(candidates[:, :size], dim=-1).T
             losses.append(F.cross_entropy((cosines * self.scale).masked_fill(same, -torch.inf), target))
-        return TaskOutput(torch.stack(losses).mean(), vectors)
+        return torch.stack(losses).mean()

@@ -65,9 +65,9 @@ class SoftLabelClassification(PooledLabelTask):
                 f"{shown(value)}. Leave out rows that nobody has labelled.",
                 index,
             )
-        shares = [weight / most for weight in weights]  # the sum of the weights themselves may overflow
-        total = math.fsum(shares)
-        return [share / total for share in shares]
+        # The sum of the weights themselves may overflow. Of many labels most weigh nothing.
+        total = math.fsum(weight / most for weight in weights if weight)
+        return [weight / most / total if weight else 0.0 for weight in weights]
 
     def _weights(self, value: Any, index: int) -> list[float]:
         """A weight for each label, not normalised."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
+from operator import add
 
 import numpy as np
 import regex
@@ -45,8 +46,9 @@ def gap_between(how: str) -> str:
 def place_words(words: Sequence[str], how: str) -> tuple[Word, ...]:
     """Words that are given, where they are in the text that they make when they are joined."""
     gap = len(gap_between(how))
-    starts = accumulate((len(word) + gap for word in words), initial=0)
-    return tuple((word, start, start + len(word)) for word, start in zip(words, starts, strict=False))
+    lengths = list(map(len, words))
+    starts = list(accumulate((length + gap for length in lengths), initial=0))
+    return tuple(zip(words, starts, map(add, starts, lengths), strict=False))
 
 
 def first_subwords(words: np.ndarray, subwords: np.ndarray) -> np.ndarray:
