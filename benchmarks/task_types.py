@@ -31,7 +31,7 @@ from transformers import PrinterCallback, set_seed
 from hf_mtl import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, Task
 from hf_mtl.bundled import locate_backbone
 
-BATCH_SIZE = 32
+BATCH_SIZE = 8
 LOWER_IS_BETTER = ("kl_divergence",)
 TEACHER_TEMPERATURE = 2.0
 

@@ -14,6 +14,7 @@ from .evaluation import EvaluationMixin
 from .mixing import MultiTaskBatchSampler
 from .model_card import render_card, write_card
 from .modeling import MultiTaskModel
+from .tasks.window_values import IGNORED
 from .training_args import MultiTaskTrainingArguments
 
 __all__ = ["MultiTaskTrainer"]
@@ -96,6 +97,11 @@ class MultiTaskTrainer(EvaluationMixin):
         for name, part in (train or {}).items():
             if not part.labelled:
                 self._tasks[name].require_columns(part.rows, self._tasks[name].columns())
+        self._labels_per_feature = {
+            name: count
+            for name, part in (train or {}).items()
+            if part.task.mean_over_labels and (count := part.labels_per_feature())
+        }
         super().__init__(
             model=model,
             args=args,
@@ -152,7 +158,21 @@ class MultiTaskTrainer(EvaluationMixin):
         if model.training:
             for name, loss in outputs.task_losses.items():
                 self._task_losses[self._ids[name]] += torch.stack([loss.detach().mean(), self._one])
+            self._count_labels(outputs, inputs["labels"])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _count_labels(self, outputs: Any, labels: Any) -> None:
+        """Makes the mean loss of a batch's labels count by how many they are, so that each counts the same."""
+        counted = outputs.task_losses.keys() & self._labels_per_feature.keys()
+        if not counted:
+            return
+        for name in counted:
+            own = labels[name] if isinstance(labels, Mapping) else labels
+            share = (own != IGNORED).sum() / (len(own) * self._labels_per_feature[name])
+            outputs.task_losses[name] = outputs.task_losses[name] * share
+        outputs.loss = torch.stack(
+            [loss * self._tasks[name].weight for name, loss in outputs.task_losses.items()]
+        ).sum()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a training log the mean loss of each task since the log before: `loss_<task>`."""

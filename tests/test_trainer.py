@@ -100,15 +100,15 @@ def test_training_lowers_every_loss(make: Any) -> None:
     assert all(after[f"eval_{task}_loss"] < 0.9 * before[f"eval_{task}_loss"] for task in SIZES)
 
 
-def test_batch_1_with_accumulation_8_equals_batch_8(make: Any) -> None:
-    # Classification alone: its loss is a mean over rows, and a mean of means over equal batches is the mean.
+@pytest.mark.parametrize("task", ["intent", "pos"])
+def test_batch_1_with_accumulation_8_equals_batch_8(task: str, make: Any) -> None:
+    # Each row of a classification counts the same, each word of a tagging.
     def run(batch: int, accumulation: int) -> dict[str, torch.Tensor]:
         trainer = make(
             adapters=None, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, max_steps=3,
             tasks_per_step=1, optim="sgd", learning_rate=0.1, length_grouped=False,
         )  # fmt: skip
-        intent = trainer.train_dataset.parts["intent"]
-        trainer.train_dataset = type(trainer.train_dataset)({"intent": intent})
+        trainer.train_dataset = type(trainer.train_dataset)({task: trainer.train_dataset.parts[task]})
         for module in trainer.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0

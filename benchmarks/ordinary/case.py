@@ -48,7 +48,7 @@ class Case:
     metrics: tuple[str, ...]
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     given: tuple[str, ...] = ()
-    train: int = 1000
+    train: int = 500
     test: int = 500
     epochs: float = 3
     max_length: int = 128

@@ -7,6 +7,7 @@ import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 
 from ..tasks import Task
+from ..tasks.window_values import IGNORED
 
 __all__ = ["INPUTS", "EncodedDataset"]
 
@@ -57,6 +58,16 @@ class EncodedDataset(TorchDataset):
             return counts
         inner = pc.list_value_length(pc.list_flatten(column)).to_numpy(zero_copy_only=False).astype(np.int64)
         return np.add.reduceat(inner, np.cumsum(counts) - counts)
+
+    def labels_per_feature(self) -> float:
+        """How many labels a feature has on average, of tasks whose features have several; those not learned left out."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        values = self.features.with_format("arrow")["labels"][:]
+        while pa.types.is_nested(values.type):
+            values = pc.list_flatten(values)
+        return pc.sum(pc.not_equal(values, IGNORED)).as_py() / len(self)
 
     def sorted_by_length(self) -> tuple["EncodedDataset", np.ndarray]:
         """The longest first, and the order: item i of the result is item `order[i]` of this."""

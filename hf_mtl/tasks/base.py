@@ -72,6 +72,9 @@ class Task:
     # A feature has several inputs (`input_ids` is a list of lists); the head gets `[batch, inputs, seq, ...]` and gives
     # logits for each, `[batch, inputs, ...]`, which hang on that input alone.
     grouped: ClassVar[bool] = False
+    # The loss is a mean over labels of which a feature has many (words, tokens): a training batch counts by how many it
+    # has. Batches of one length would else give the words of short texts more weight than those of long ones.
+    mean_over_labels: ClassVar[bool] = False
     # The kind of language model that the backbone must be: `masked`, `causal` or `seq2seq`. The head gets a fourth
     # argument then, by which the backbone predicts tokens (see `hf_mtl.language_model.predictor`).
     language_model: ClassVar[str | None] = None

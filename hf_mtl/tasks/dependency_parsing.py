@@ -54,6 +54,7 @@ class DependencyParsing(WordTask):
     dropout: float = 0.33
 
     main_metric = "las"
+    mean_over_labels = True
     not_in_features = WordTask.not_in_features | {"arc_width", "label_width"}
     not_encoded = WordTask.not_encoded | not_in_features | {"heads", "deprels", "labels"}
 

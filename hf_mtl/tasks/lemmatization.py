@@ -42,6 +42,7 @@ class Lemmatization(WordTask):
     min_count: int = 1
 
     main_metric = "accuracy"
+    mean_over_labels = True
     not_in_features = WordTask.not_in_features | {"min_count"}
     not_encoded = WordTask.not_encoded | not_in_features | {"lemmas", "labels"}
 

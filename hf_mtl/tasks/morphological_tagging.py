@@ -45,6 +45,7 @@ class MorphologicalTagging(WordTask):
     labels: tuple[str, ...] | None = None
 
     main_metric = "accuracy"
+    mean_over_labels = True
     not_encoded = WordTask.not_encoded | {"feats", "labels"}
 
     def __post_init__(self) -> None:

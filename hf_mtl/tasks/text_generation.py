@@ -38,6 +38,7 @@ class TextGeneration(WritingTask):
     prompt: str = "prompt"
 
     main_metric = "token_accuracy"
+    mean_over_labels = True
     lower_is_better = frozenset({"perplexity"})
     language_model = "causal"
     # How much is to be written says how much of a prompt is read.

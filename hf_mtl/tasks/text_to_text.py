@@ -38,6 +38,7 @@ class Text2TextGeneration(WritingTask):
     max_target_length: int = 128
 
     main_metric = "exact_match"
+    mean_over_labels = True
     language_model = "seq2seq"
     scored_by_writing = True
     not_encoded = WritingTask.not_encoded | {"target", "max_target_length"}

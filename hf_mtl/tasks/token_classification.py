@@ -53,6 +53,7 @@ class TokenClassification(WordTask):
     crf: bool = False
 
     main_metric = "accuracy"
+    mean_over_labels = True
     not_in_features = WordTask.not_in_features | {"scheme", "crf"}
     not_encoded = WordTask.not_encoded | not_in_features | {"tags", "labels"}
 
