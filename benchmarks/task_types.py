@@ -44,10 +44,12 @@ class Ours:
         case: what is compared.
         budget: what may be spent.
         settings: more training arguments.
+        validation: rows that thresholds are chosen on, of task types that have them.
     """
 
-    def __init__(self, task: Task, case: Case, budget: Budget, settings: dict[str, Any]):
+    def __init__(self, task: Task, case: Case, budget: Budget, settings: dict[str, Any], validation: Any):
         self.task, self.case, self.budget, self.settings = task, case, budget, settings
+        self.validation = validation
         self.model = MultiTaskModel.from_backbone(budget.backbone, [task])
         self.trainer: MultiTaskTrainer | None = None
 
@@ -57,6 +59,7 @@ class Ours:
         self.trainer = MultiTaskTrainer(self.model, args, train_dataset={self.task.name: rows})
         self.trainer.remove_callback(PrinterCallback)
         self.trainer.train()
+        self.trainer.tune({self.task.name: self.validation})
 
     def answer(self, rows: Any) -> list[Any]:
         """A plain answer for each row. The gold answers are not shown."""
@@ -68,18 +71,18 @@ class Ours:
         return [self.case.plain(prediction) for prediction in found[self.task.name]]
 
 
-def way_of(case: Case, way: str, rows: Any, budget: Budget) -> Way:
+def way_of(case: Case, way: str, rows: dict[str, Any], budget: Budget) -> Way:
     """One of a case's ways, ready to be trained."""
     set_seed(budget.seed)
     if way in case.theirs:
-        return case.theirs[way](budget, rows)
-    task = case.ours[way](name="task", max_length=budget.max_length).learn(datasets.Dataset.from_list(rows))
-    return Ours(task, case, budget, case.settings.get(way, {}))
+        return case.theirs[way](budget, rows["train"])
+    task = case.ours[way](name="task", max_length=budget.max_length).learn(datasets.Dataset.from_list(rows["train"]))
+    return Ours(task, case, budget, case.settings.get(way, {}), rows["dev"])
 
 
 def run(case: Case, way: str, rows: dict[str, Any], budget: Budget) -> dict[str, Any]:
     """Trains and answers; scores on both parts, and CPU seconds (loading the model is not counted)."""
-    trained = way_of(case, way, rows["train"], budget)
+    trained = way_of(case, way, rows, budget)
     start = time.process_time()
     trained.fit(rows["train"])
     training = time.process_time() - start

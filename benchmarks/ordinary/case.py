@@ -57,7 +57,7 @@ class Case:
 
 
 def read_rows(case: Case, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """split -> rows: the same for both ways and every seed. Of `dev` 100 at most: it chooses nothing but rates."""
+    """split -> rows: the same for both ways and every seed. Of `dev` 100: for rates and thresholds."""
     place = folder / case.data
     if (place / "train.conllu").is_file():
         files = {"train": str(place / "train.conllu"), "validation": str(place / "dev.conllu")}

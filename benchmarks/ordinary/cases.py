@@ -121,7 +121,8 @@ CASES: dict[str, Case] = {
         gold=_column("labels"),
         score=scoring.multi_label_scores,
         metrics=("f1_micro", "f1_macro", "subset_accuracy"),
-        epochs=4,
+        epochs=8,
+        rate=5e-4,
     ),
     "sentence-similarity (STS-B)": Case(
         data="stsb",

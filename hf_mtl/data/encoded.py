@@ -60,7 +60,7 @@ class EncodedDataset(TorchDataset):
         return np.add.reduceat(inner, np.cumsum(counts) - counts)
 
     def labels_per_feature(self) -> float:
-        """How many labels a feature has on average, of tasks whose features have several; those not learned left out."""
+        """How many labels a feature has on average, where it has several. What is not learned is none."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
