@@ -1,15 +1,39 @@
-"""How long the mixture takes to plan an epoch and to hand out its first batch.
+"""How long the mixture takes to plan an epoch and to hand out its first batch, and how much padding batches have.
 
-Run: `python benchmarks/sampler.py [--rows 10000000] [--tasks 100] [--batch_size 32]`. Prints seconds.
+Run: `python benchmarks/sampler.py [--rows 10000000] [--tasks 100] [--batch_size 32] [--strategy annealed]`: seconds.
+`python benchmarks/sampler.py --lengths FILE.json`, task -> length of each of its rows: real tokens / all tokens of an
+epoch at several sizes of length groups and under a token budget.
 """
 
 import argparse
+import json
 import resource
 import time
+from pathlib import Path
 
 import numpy as np
 
-from hf_mtl.mixing import MultiTaskBatchSampler
+from hf_mtl.mixing import MIXING_RULES, Mixture, MultiTaskBatchSampler
+
+
+def padding(lengths: dict[str, np.ndarray], batch_size: int) -> None:
+    """One line for each size of a length group: real tokens / all tokens, of rows mixed in proportion."""
+    sizes = {task: len(of_rows) for task, of_rows in lengths.items()}
+    together = np.concatenate(list(lengths.values()))
+    tokens = int(batch_size * np.percentile(together, 90))
+    for name, options in [
+        *((f"length_group={size}", {"length_group": size}) for size in (1, 2, 4, 8, 16, 50, 100)),
+        ("by the task's size", {}),
+        (f"length_group=50, {max(tokens, together.max())} tokens at most", {
+            "length_group": 50, "max_tokens": max(tokens, int(together.max())),
+            "batch_sizes": dict.fromkeys(sizes, 8 * batch_size),
+        }),
+    ]:  # fmt: skip
+        mixture = Mixture(strategy="proportional")
+        sampler = MultiTaskBatchSampler(sizes, batch_size=batch_size, mixture=mixture, lengths=lengths, **options)
+        batches = [together[batch] for batch in sampler]
+        share = sum(of_rows.sum() for of_rows in batches) / sum(of_rows.max() * len(of_rows) for of_rows in batches)
+        print(f"{name:48} {share:.3f} in {len(batches):,} batches")
 
 
 def main() -> None:
@@ -20,7 +44,13 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--accumulation", type=int, default=4)
     parser.add_argument("--batches", type=int, default=20_000, help="micro-batches to draw after the first")
+    parser.add_argument("--strategy", default="temperature", choices=[r for r in MIXING_RULES if r != "weights"])
+    parser.add_argument("--lengths", type=Path, help="JSON: task -> length of each of its rows")
     args = parser.parse_args()
+    if args.lengths is not None:
+        given = json.loads(args.lengths.read_text(encoding="utf-8"))
+        padding({task: np.array(of_rows) for task, of_rows in given.items()}, args.batch_size)
+        return
 
     random = np.random.default_rng(0)
     # Sizes that differ as real ones do: from a few hundred rows to a large part of the whole.
@@ -34,7 +64,10 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     start = time.perf_counter()
-    sampler = MultiTaskBatchSampler(sizes, batch_size=args.batch_size, accumulation=args.accumulation, lengths=lengths)
+    sampler = MultiTaskBatchSampler(
+        sizes, batch_size=args.batch_size, accumulation=args.accumulation, lengths=lengths, epochs=3,
+        mixture=Mixture(strategy=args.strategy),
+    )  # fmt: skip
     made = time.perf_counter()
     draws = len(sampler.plan.draws(0))
     planned = time.perf_counter()

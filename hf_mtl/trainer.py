@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from accelerate.data_loader import BatchSamplerShard
 
 from .backbone import prepare_tokenizer
 from .data import MultiTaskCollator, MultiTaskDataset
+from .data.mixed import SharedRows
 from .evaluation import EvaluationMixin
-from .mixing import MultiTaskBatchSampler
+from .mixing import MixingRule, Mixture, MixtureCallback, MultiTaskBatchSampler
 from .model_card import render_card, write_card
 from .modeling import MultiTaskModel
 from .tasks.window_values import IGNORED
@@ -45,6 +46,7 @@ class MultiTaskTrainer(EvaluationMixin):
         train_dataset: task -> `datasets.Dataset` (or list of dicts) with the columns that the task names.
         eval_dataset: the same, for evaluation.
         processing_class: the tokenizer; `model.tokenizer` where it is not given.
+        mixing_rule: your own rule in place of `args.mixing`: `(sizes, state) -> {task: weight}`, see `MixingState`.
         **kwargs: for `transformers.Trainer` (`callbacks`, `optimizers`, ...).
 
     Raises:
@@ -58,6 +60,7 @@ class MultiTaskTrainer(EvaluationMixin):
         train_dataset: Mapping[str, Any] | None = None,
         eval_dataset: Mapping[str, Any] | None = None,
         processing_class: Any = None,
+        mixing_rule: MixingRule | None = None,
         **kwargs: Any,
     ):
         if not isinstance(model, MultiTaskModel):
@@ -89,6 +92,7 @@ class MultiTaskTrainer(EvaluationMixin):
         model.tokenizer = prepare_tokenizer(tokenizer, model.config.text_config)
         self._tasks = dict(model.tasks)
         self._ids = {name: i for i, name in enumerate(model.tasks)}
+        self._mixing_rule = mixing_rule
         self._one = torch.ones((), device=args.device)
         self._task_losses = torch.zeros(len(self._tasks), 2, device=args.device)
         with args.main_process_first(desc="encoding"):
@@ -111,7 +115,7 @@ class MultiTaskTrainer(EvaluationMixin):
             processing_class=tokenizer,
             **kwargs,
         )
-        self.add_callback(_EpochOfSampler(self))
+        self.add_callback(MixtureCallback(lambda: self._sampler, self._metrics_of_units, self.log))
         # The mean over a task's own items is taken in its head. A count over the step's micro-batches, which
         # transformers would divide by, adds up tokens, spans and rows.
         self.model_accepts_loss_kwargs = False
@@ -123,31 +127,51 @@ class MultiTaskTrainer(EvaluationMixin):
         return data_collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> MultiTaskBatchSampler:
+        self._sampler = self._mixture(train_dataset or self.train_dataset)
+        return self._sampler
+
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        if isinstance(loader.batch_sampler, BatchSamplerShard):
+            # With several processes accelerate would drop batches of another size than the first batch size it saw.
+            loader.batch_sampler.batch_size = None
+        return loader
+
+    def _mixture(self, dataset: Any) -> MultiTaskBatchSampler:
         self._check_tasks()
-        dataset: Any = train_dataset or self.train_dataset
         args = self.args
-        self._sampler = MultiTaskBatchSampler(
+        rule = {} if self._mixing_rule is None else {"strategy": self._mixing_rule, "weights": None}
+        limits = args.batch_limits(self._train_batch_size)
+        return MultiTaskBatchSampler(
             {name: len(unit) for name, unit in dataset.units.items()},
             batch_size=self._train_batch_size,
             world_size=args.world_size,
             rank=args.process_index,
             accumulation=args.gradient_accumulation_steps,
             tasks_per_step=args.tasks_per_step,
-            strategy=args.mixing,
-            temperature=args.temperature,
-            cap=args.cap,
+            mixture=Mixture(**(args.mixture_options() | rule)),
             seed=args.seed if args.data_seed is None else args.data_seed,
-            lengths={n: unit.lengths() for n, unit in dataset.units.items()} if args.length_grouped else None,
+            lengths={n: unit.lengths() for n, unit in dataset.units.items()},
+            length_group=args.length_group,
             epochs=args.num_train_epochs,
+            max_steps=args.max_steps if args.max_steps > 0 else None,
+            **limits,
         )
-        return self._sampler
+
+    def _metrics_of_units(self) -> dict[str, list[str]]:
+        """Unit of the mixture -> names of its tasks' main metrics in what `evaluate` gives."""
+        units = {
+            unit: rows.parts if isinstance(rows, SharedRows) else [rows]
+            for unit, rows in self.train_dataset.units.items()
+        }
+        return {unit: [f"eval_{p.task.name}_{p.task.main_metric}" for p in parts] for unit, parts in units.items()}
 
     def rows_per_epoch(self) -> dict[str, int]:
-        """Rows that an epoch takes of each task, by the mixture; more than a task has means that they repeat.
+        """Rows that the first epoch takes of each task, by the mixture; more than a task has means that they repeat.
 
         Tasks that share their rows (`share_rows`) have one entry, under all of their names.
         """
-        return self._get_train_sampler().rows_per_epoch()
+        return self._mixture(self.train_dataset).rows_per_epoch()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -209,13 +233,3 @@ class MultiTaskTrainer(EvaluationMixin):
         folder = str(self.args.output_dir)
         model_id = self.hub_model_id or self.args.hub_model_id or Path(folder).name
         write_card(folder, render_card(config, model_id=model_id, **data))
-
-
-class _EpochOfSampler(TrainerCallback):
-    """Tells the sampler its epoch: when a run resumes inside one, accelerate's skipping loader hides it."""
-
-    def __init__(self, trainer: MultiTaskTrainer):
-        self._trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer._sampler.set_epoch(int(state.epoch or 0))

@@ -1,11 +1,12 @@
 """MultiTaskTrainingArguments: transformers' own, and how tasks are mixed."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from .mixing import MIXING_RULES
+from .mixing import MIXING_RULES, Mixture
 from .nearest import nearest
 
 __all__ = ["MultiTaskTrainingArguments"]
@@ -14,7 +15,7 @@ __all__ = ["MultiTaskTrainingArguments"]
 # transformers' arguments that cannot do here what they say -> (their usual value, what to do instead).
 _WITHOUT_EFFECT = {
     "label_smoothing_factor": (0.0, "each head computes its own loss"),
-    "train_sampling_strategy": ("random", "the mixture orders the rows; length_grouped=True groups them by length"),
+    "train_sampling_strategy": ("random", "the mixture orders the rows; length_group groups them by length"),
     "batch_eval_metrics": (False, "scores are of whole data sets"),
     "eval_do_concat_batches": (True, "scores are of whole data sets"),
 }
@@ -28,9 +29,18 @@ class MultiTaskTrainingArguments(TrainingArguments):
     are whose. A task that gets more than it has is gone through again, in another order.
     """
 
+    # What transformers reads as JSON where it comes from a command line.
+    _VALID_DICT_FIELDS = [  # noqa: RUF012 - a plain list as in the base class; annotated, it would be a field
+        *TrainingArguments._VALID_DICT_FIELDS, "mixing_weights", "mixing_references", "batch_sizes",
+    ]  # fmt: skip
+
     mixing: str = field(
         default="temperature",
-        metadata={"help": "Which task's rows come how often: proportional, uniform or temperature (size ** (1 / T))."},
+        metadata={
+            "help": "Which task's rows come how often: proportional, temperature (size ** (1 / T)), uniform, "
+            "round_robin, annealed (from proportional towards uniform), unimax (uniform, with a bound on repeats), "
+            "weights (your own) or adaptive (by evaluations)."
+        },
     )
     temperature: float = field(
         default=2.0,
@@ -41,6 +51,34 @@ class MultiTaskTrainingArguments(TrainingArguments):
     cap: int | None = field(
         default=65536, metadata={"help": "A task counts as no larger than this many rows in the mixture."}
     )
+    max_repeats: float = field(
+        default=10.0,
+        metadata={"help": "Mixture `unimax`: how often a task's rows may be gone through in the whole training."},
+    )
+    mixing_weights: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Mixture `weights`: task -> a number, or an expression of progress, step, epoch and size such as "
+            "'1 - progress'."
+        },
+    )
+    mixing_references: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Mixture `adaptive`: task -> main metric of a model trained for it alone. Without, tasks whose "
+            "scores move get more."
+        },
+    )
+    batch_sizes: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Task -> rows of its batches, in place of per_device_train_batch_size."}
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "The most tokens of a batch on a device, padding counted; per_device_train_batch_size (or "
+            "batch_sizes) is then the most rows."
+        },
+    )
     tasks_per_step: int | None = field(
         default=None,
         metadata={
@@ -48,8 +86,12 @@ class MultiTaskTrainingArguments(TrainingArguments):
             "which it is by default: each micro-batch may be another task's."
         },
     )
-    length_grouped: bool = field(
-        default=True, metadata={"help": "Batches of rows of similar length, within each task: less padding."}
+    length_group: int | None = field(
+        default=None,
+        metadata={
+            "help": "So many batches of a task have their rows sorted by length together: less padding, less mixed. "
+            "1: shuffled. By default a quarter of the batches that the task has, at most 50."
+        },
     )
 
     share_rows: bool = field(
@@ -79,7 +121,48 @@ class MultiTaskTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name}={getattr(self, name)!r} has no effect on several tasks: {instead}.")
         # Without an accelerator there is nothing to pin memory for, and torch warns of it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
-        super().__post_init__()
+        super().__post_init__()  # reads mappings that came as JSON from a command line
+        Mixture(**self.mixture_options())
+        if self.mixing == "adaptive" and self.eval_strategy == "no":
+            raise ValueError("mixing='adaptive' learns from evaluations: set eval_strategy to 'epoch' or 'steps'.")
+        self._check_batches()
         if self.ddp_find_unused_parameters is None:
             # The heads and adapters of the tasks that a step has no rows of take no part in it.
             self.ddp_find_unused_parameters = True
+
+    def mixture_options(self) -> dict[str, Any]:
+        """What a `Mixture` is made of."""
+        return {
+            "strategy": self.mixing,
+            "temperature": self.temperature,
+            "cap": self.cap,
+            "max_repeats": self.max_repeats,
+            "weights": self.mixing_weights,
+            "references": self.mixing_references,
+        }
+
+    def batch_limits(self, batch_size: int) -> dict[str, Any]:
+        """`batch_sizes` and `max_tokens` of the sampler, less where `auto_find_batch_size` has lowered `batch_size`."""
+        part = min(1.0, batch_size / self.train_batch_size)
+        sizes, tokens = self._rows_of_batches(), self.max_tokens_per_batch
+        return {
+            "batch_sizes": {task: max(1, int(n * part)) for task, n in sizes.items()} or None,
+            "max_tokens": None if tokens is None else max(1, int(tokens * part)),
+        }
+
+    def _rows_of_batches(self) -> dict[str, Any]:
+        if isinstance(self.batch_sizes, str):
+            raise ValueError(f"batch_sizes={self.batch_sizes!r} must be a dict, or JSON: '{{\"intent\": 8}}'.")
+        return self.batch_sizes or {}
+
+    def _check_batches(self) -> None:
+        for task, rows in self._rows_of_batches().items():
+            if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+                raise ValueError(f"batch_sizes[{task!r}]={rows!r} must be a whole number of rows, 1 or more.")
+        tokens = self.max_tokens_per_batch
+        if tokens is not None and tokens < 1:
+            raise ValueError(f"max_tokens_per_batch={tokens} must be 1 or more, or None for no limit.")
+        if self.length_group is not None and self.length_group < 1:
+            raise ValueError(
+                f"length_group={self.length_group} must be 1 (shuffled) or more batches, or None (by the task's size)."
+            )

@@ -1,9 +1,10 @@
 """What each process of the distributed tests runs: an epoch over two tasks, then its weights and rows to a file.
 
 Usage: distributed_worker.py FOLDER OUT ACCUMULATION, in FOLDER the tiny backbone; in the environment
-ADAPTERS=none|lora, SAVE_STEPS for checkpoints, RESUME for the name of one to go on from.
+ADAPTERS=none|lora, SAVE_STEPS for checkpoints, RESUME for the name of one to go on from, ARGS for training arguments.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -41,19 +42,19 @@ model = MultiTaskModel.from_backbone(str(folder / "backbone"), tasks, adapters=a
 for module in model.modules():
     if isinstance(module, torch.nn.Dropout):
         module.p = 0.0  # each process draws its own dropout, which no single process could repeat
+usual = {"mixing": "proportional", "num_train_epochs": 1, "per_device_train_batch_size": 2}
+settings = usual | json.loads(os.environ.get("ARGS", "{}"))
 args = MultiTaskTrainingArguments(
     output_dir=str(folder / "out"),
     use_cpu=True,
-    num_train_epochs=1,
-    per_device_train_batch_size=2,
     gradient_accumulation_steps=accumulation,
     tasks_per_step=min(2, accumulation),
-    mixing="proportional",
     learning_rate=1e-3,
     report_to="none",
     save_strategy="steps" if "SAVE_STEPS" in os.environ else "no",
     save_steps=int(os.environ.get("SAVE_STEPS", 500)),
     disable_tqdm=True,
+    **settings,
 )
 uneven = {name: rows.select(range(len(rows) - 1)) for name, rows in data.items()}  # no multiple of the processes
 trainer = MultiTaskTrainer(model, args, train_dataset=data, eval_dataset=uneven)
@@ -83,6 +84,7 @@ if trainer.is_world_process_zero():
             "rows": draws,
             "micro_steps": micro_steps,
             "metrics": metrics,
+            "history": trainer.state.stateful_callbacks.get("MixingHistory"),
         },
         out,
     )

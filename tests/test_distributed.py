@@ -1,5 +1,6 @@
 """Two CPU processes (gloo): the same weights as one process that accumulates, and no row lost."""
 
+import json
 import os
 import subprocess
 import sys
@@ -60,6 +61,23 @@ def test_two_processes_give_the_weights_of_one_that_accumulates(
     assert all(len({task for task, _ in step}) == 1 for step in two["micro_steps"])
     seen = {row for step in two["micro_steps"] for task, rows in step for row in rows if task == 0}
     assert seen == set(range(40))
+
+
+ADAPTIVE = {
+    "mixing": "adaptive", "max_tokens_per_batch": 160, "per_device_train_batch_size": 8, "num_train_epochs": 2,
+    "eval_strategy": "steps", "eval_steps": 2,
+}  # fmt: skip
+
+
+def test_two_processes_under_a_token_budget_learn_the_same_mixture_and_weights(folder: Path) -> None:
+    settings = json.dumps(ADAPTIVE)
+    one = launch([], folder, accumulation=4, ADAPTERS="none", ARGS=settings)
+    two = launch(TORCHRUN, folder, accumulation=2, ADAPTERS="none", ARGS=settings)
+    first, second = ([batch for step in run["micro_steps"] for batch in step] for run in (one, two))
+    assert first == second  # the micro-batches, in their order
+    assert [entry["step"] for entry in one["history"]] == [entry["step"] for entry in two["history"]]
+    assert len(one["history"]) > 2
+    assert furthest(one, two) < 1e-5
 
 
 def test_two_processes_resume_to_the_bit(folder: Path) -> None:

@@ -69,6 +69,26 @@ def test_a_recipe_becomes_tasks_adapters_and_training_arguments(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_recipe_says_all_of_the_mixture(values: Values, load: Callable[..., Recipe], tmp_path: Path) -> None:
+    values["mixing"] = {
+        "weights": {"intent": 2, "pos": "1 - progress", "answer": "0.5"},
+        "batch_sizes": {"answer": 2}, "max_tokens_per_batch": "4096", "length_group": 20,
+    }  # fmt: skip
+    args = load(values).training_arguments(tmp_path / "out")
+    assert args.mixing == "weights"  # what weights are for
+    assert args.mixing_weights == {"intent": 2.0, "pos": "1 - progress", "answer": "0.5"}
+    assert (args.batch_sizes, args.max_tokens_per_batch, args.length_group) == ({"answer": 2}, 4096, 20)
+    values["mixing"] = {"strategy": "adaptive", "references": {"intent": 0.9, "pos": 0.8, "answer": 1}}
+    recipe = load(values)
+    with pytest.raises(ValueError, match="learns from evaluations: set eval_strategy"):
+        recipe.training_arguments(tmp_path / "out")
+    values["training"]["eval_strategy"] = "epoch"
+    args = load(values).training_arguments(tmp_path / "out")
+    assert args.mixing_references == {"intent": 0.9, "pos": 0.8, "answer": 1.0}
+    values["mixing"] = {"strategy": "unimax", "max_repeats": 4}
+    assert load(values).training_arguments(tmp_path / "out").max_repeats == 4.0
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_loads_and_its_files_are_there(path: Path) -> None:
     recipe = Recipe.load(path)
@@ -180,6 +200,17 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key(value: Any, kind: Any) 
         ("mixing.temprature", 2, r"mixing has no key 'temprature'\..*Did you mean 'temperature'\?"),
         ("mixing.temperature", 0.5, r"mixing\.temperature=0\.5 must be 1"),
         ("mixing.cap", 0, r"mixing\.cap=0 must be 1 row or more"),
+        ("mixing.weights", {"intnt": 1}, r"mixing\.weights has no key 'intnt'.*Did you mean 'intent'"),
+        ("mixing.weights", [1, 2], r"mixing\.weights must hold keys and values, got \[1, 2\]"),
+        ("mixing", {"weights": {"intent": "1 -"}}, r"mixing: weights\['intent'\]='1 -' is not an expression"),
+        ("mixing", {"weights": {"intent": True}}, r"mixing\.weights\.intent must be a number or text, got True"),
+        ("mixing.strategy", "weights", r"mixing: weights=None and strategy='weights' do not fit together"),
+        ("mixing.references", {"intent": "good"}, r"mixing\.references\.intent must be a number, got 'good'"),
+        ("mixing.references", {"intent": 0}, r"mixing: references\['intent'\]=0.0 must be a score above 0"),
+        ("mixing.max_repeats", 0, r"mixing: max_repeats=0.0 must be above 0"),
+        ("mixing.batch_sizes", {"pos": "many"}, r"mixing\.batch_sizes\.pos must be a whole number, got 'many'"),
+        ("mixing.max_tokens_per_batch", "all", r"mixing\.max_tokens_per_batch must be a whole number or null"),
+        ("training.length_group", 4, r"write it as mixing\.length_group"),
         ("balancing", {"method": "pcgrad"}, r"balancing\.method='pcgrad' is not known\. Known: \['static'\]"),
         ("balancing", {"methd": "static"}, r"balancing has no key 'methd'\..*Did you mean 'method'\?"),
         ("training.learning_rat", 1, r"training has no key 'learning_rat'\..*Did you mean 'learning_rate'\?"),

@@ -106,7 +106,7 @@ def test_batch_1_with_accumulation_8_equals_batch_8(task: str, make: Any) -> Non
     def run(batch: int, accumulation: int) -> dict[str, torch.Tensor]:
         trainer = make(
             adapters=None, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, max_steps=3,
-            tasks_per_step=1, optim="sgd", learning_rate=0.1, length_grouped=False,
+            tasks_per_step=1, optim="sgd", learning_rate=0.1, length_group=1,
         )  # fmt: skip
         trainer.train_dataset = type(trainer.train_dataset)({task: trainer.train_dataset.parts[task]})
         for module in trainer.model.modules():
@@ -318,6 +318,16 @@ def test_data_that_cannot_be_used_is_refused_before_anything_is_written(
         ({"temperature": 0.5}, "temperature"),
         ({"cap": 0}, "cap"),
         ({"tasks_per_step": 2, "gradient_accumulation_steps": 3}, "tasks_per_step=2 must divide"),
+        ({"mixing": "adaptive"}, "mixing='adaptive' learns from evaluations: set eval_strategy"),
+        ({"mixing": "weights"}, "weights=None and strategy='weights' do not fit together"),
+        ({"mixing": "unimax", "max_repeats": 0}, "max_repeats=0 must be above 0"),
+        ({"mixing": "weights", "mixing_weights": {"intent": "1 - x"}}, r"weights\['intent'\]='1 - x' has the name 'x'"),
+        ({"mixing": "weights", "mixing_weights": {"intent": 1}}, r"weights has nothing for \['pos', 'answer'\]"),
+        ({"batch_sizes": {"intent": 0}}, r"batch_sizes\['intent'\]=0 must be a whole number of rows"),
+        ({"batch_sizes": {"intnt": 4}}, "'intnt', which is not a task.*Did you mean 'intent'"),
+        ({"max_tokens_per_batch": 0}, "max_tokens_per_batch=0 must be 1 or more"),
+        ({"max_tokens_per_batch": 5}, "max_tokens_per_batch=5, but row .* has .* tokens: allow"),
+        ({"length_group": 0}, r"length_group=0 must be 1 \(shuffled\) or more"),
     ],
 )
 def test_wrong_mixtures_are_refused(setting: Any, message: str, make: Any) -> None:

@@ -160,7 +160,7 @@ CASES: dict[str, Case] = {
             "hf_mtl, CRF": partial(hf_mtl.TokenClassification, crf=True),
             "hf_mtl, random order": hf_mtl.TokenClassification,
         },
-        settings={"hf_mtl, random order": {"length_grouped": False}},
+        settings={"hf_mtl, random order": {"length_group": 1}},
         theirs={"ordinary": _words("tags")},
         plain=_column("tags"),
         gold=_column("tags"),

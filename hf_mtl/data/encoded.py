@@ -49,7 +49,7 @@ class EncodedDataset(TorchDataset):
         ]
 
     def lengths(self) -> np.ndarray:
-        """`[features]` subwords of each, of all its inputs."""
+        """`[features]` subwords of each; of several inputs, as they are when these are padded to the longest."""
         import pyarrow.compute as pc
 
         column = self.features.with_format("arrow")["input_ids"][:]
@@ -57,7 +57,7 @@ class EncodedDataset(TorchDataset):
         if not self.task.grouped:
             return counts
         inner = pc.list_value_length(pc.list_flatten(column)).to_numpy(zero_copy_only=False).astype(np.int64)
-        return np.add.reduceat(inner, np.cumsum(counts) - counts)
+        return counts * np.maximum.reduceat(inner, np.cumsum(counts) - counts)
 
     def labels_per_feature(self) -> float:
         """How many labels a feature has on average, where it has several. What is not learned is none."""

@@ -1,21 +1,30 @@
 """Which task the next batch is of, and which of its rows.
 
-A *rule* gives each task's probability, a *plan* turns it into the draws of an epoch, a *stream* says which
-rows a draw holds, and the *sampler* deals them out to processes and micro-batches. All four are pure
-functions of the seed, the epoch and the task, so a run can be resumed from its epoch number and its step
-alone.
+A *mixture* names a rule, which gives each task's probability; a *plan* turns it into the draws of an epoch, a
+*stream* says which rows a draw holds, and the *sampler* deals them out to processes and micro-batches. All four are
+pure functions of the seed, the epoch, the task and, where a rule learns from evaluations, of what these found. So a run
+can be resumed from its step and its recorded evaluations alone.
 """
 
+from .callback import MixtureCallback
+from .mixture import Mixture
 from .plan import MixturePlan
 from .rules import MIXING_RULES, MixingRule, mixing_probabilities
 from .sampler import MultiTaskBatchSampler
+from .state import Evaluation, MixingState
 from .stream import TaskStream
+from .token_stream import TokenStream
 
 __all__ = [
     "MIXING_RULES",
+    "Evaluation",
     "MixingRule",
+    "MixingState",
+    "Mixture",
+    "MixtureCallback",
     "MixturePlan",
     "MultiTaskBatchSampler",
     "TaskStream",
+    "TokenStream",
     "mixing_probabilities",
 ]

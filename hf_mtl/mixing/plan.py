@@ -5,34 +5,44 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .rules import MixingRule, capped_sizes, mixing_probabilities
+from .mixture import Mixture
+from .rules import capped_sizes, mixing_probabilities
+from .spreading import carried_on, largest_remainders, rounded_up, spread
+from .state import Evaluation, MixingState
 
-# A rule that depends on the progress is read at so many points of the training, and at so many of an epoch.
-_GRID = 256
-_SEGMENTS = 64
+# A rule that changes is read at so many points of an epoch, fewer where there are many epochs.
+_STRETCHES, _POINTS = 64, 2048
 
 
 class MixturePlan:
-    """Which task each draw of an epoch is of; a draw is `rows_per_draw` rows of one task.
+    """Which task each draw of an epoch is of; a draw is about `rows_per_draw` rows of one task.
 
-    With N the sum of the capped sizes and p the rule's probabilities, an epoch gives task t `ceil(p_t N / R)`
-    draws, so that `proportional` without a cap passes over every row at least once; draws are then added
-    where the share is furthest behind until optimizer steps are full. The draws of a task are spread over the
-    epoch: one at a random point of each of its `count` equal parts (of equal probability, where the rule
-    changes with the progress). Every epoch has the same number of draws, and everything is a pure function of
-    (seed, epoch).
+    With N the sum of the capped sizes, p the rule's probabilities and R_t the rows of a draw of task t, an epoch gives
+    it `ceil(p_t N / R_t)` draws, so that `proportional` without a cap passes over every row at least once; draws are
+    then added where the share is furthest behind until optimizer steps are full. Under a rule that changes an epoch has
+    as many draws as one pass over all (capped) rows takes, and p says how they are divided. The draws of a task are
+    spread over the epoch: one at a random point of each of its `count` equal parts (of equal probability, where the
+    rule changes). With `round_robin` tasks take strict turns instead, and an epoch has the rounds that reach N rows.
+    With `unimax`, which bounds repeats over the whole training, draws are rounded over the epochs together: at the end
+    of each a task is less than one draw above its share.
+
+    Every epoch has the same number of draws. Everything is a pure function of (seed, epoch) and of the evaluations that
+    are recorded, where the rule learns from them: one that counts from the middle of an epoch has the rest of that
+    epoch planned anew.
 
     Args:
         sizes: task -> rows.
-        rows_per_draw: R.
+        rows_per_draw: R, or task -> R_t (a mean, where draws differ).
         draws_per_step: draws of one optimizer step; an epoch has a multiple of it.
-        strategy, temperature, cap: see `mixing_probabilities`.
+        mixture: the rule.
         seed: seed of the run.
         epochs: length of the training, for rules that look at the progress; None keeps the progress at 0.
+        max_steps: the same in optimizer steps; it comes before `epochs`.
 
     Attributes:
         tasks: the names by number. They are sorted: the order in which tasks are given changes nothing.
         draws_per_epoch: draws of every epoch.
+        history: the evaluations that are recorded.
 
     Raises:
         ValueError: for options out of range, and as `mixing_probabilities` does.
@@ -42,89 +52,176 @@ class MixturePlan:
         self,
         sizes: Mapping[str, int],
         *,
-        rows_per_draw: int,
+        rows_per_draw: float | Mapping[str, float],
         draws_per_step: int = 1,
-        strategy: str | MixingRule = "temperature",
-        temperature: float = 2.0,
-        cap: int | None = None,
+        mixture: Mixture | None = None,
         seed: int = 0,
         epochs: float | None = None,
+        max_steps: int | None = None,
     ) -> None:
-        for name, value in (("rows_per_draw", rows_per_draw), ("draws_per_step", draws_per_step)):
+        self.mixture = Mixture() if mixture is None else mixture
+        capped = capped_sizes(sizes, self.mixture.cap)
+        self.tasks = sorted(sizes)
+        rows = rows_per_draw if isinstance(rows_per_draw, Mapping) else dict.fromkeys(sizes, rows_per_draw)
+        for task, value in rows.items():
             if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+                raise ValueError(f"rows_per_draw={value} of task {task!r} must be at least 1.")
+        if draws_per_step < 1:
+            raise ValueError(f"draws_per_step={draws_per_step} must be at least 1.")
         if seed < 0:
             raise ValueError(f"seed={seed} must be 0 or above.")
-        if epochs is not None and not (epochs > 0 and math.isfinite(epochs)):
-            raise ValueError(f"epochs={epochs} must be above 0, or None where nobody knows how long the training is.")
-        self.tasks = sorted(sizes)
+        if max_steps is not None and max_steps < 1:
+            raise ValueError(f"max_steps={max_steps} must be at least 1, or None.")
         self.seed = seed
-        self.epochs = epochs
-        self._draws = sum(capped_sizes(sizes, cap).values()) / rows_per_draw
-        points = [0.0] if epochs is None else [step / _GRID for step in range(_GRID + 1)]
-        rows = [
-            mixing_probabilities(strategy, sizes, temperature=temperature, cap=cap, progress=point) for point in points
-        ]
-        table = np.array([[row[task] for task in self.tasks] for row in rows])  # [points, tasks]
-        self._table = table[:1] if (table == table[0]).all() else table
-        # A rule that changes needs a length that fits every epoch: sum(ceil(x)) <= ceil(sum(x)) + tasks - 1.
-        needed = int(_ceil(self._quota(0)).sum())
-        if len(self._table) > 1:
-            needed = math.ceil(self._draws) + len(self.tasks) - 1
-        self.draws_per_epoch = -(-needed // draws_per_step) * draws_per_step
+        self.history: tuple[Evaluation, ...] = ()
+        self._sizes = dict(sizes)
+        self._draws_per_step = draws_per_step
+        self._rows = np.array([rows[task] for task in self.tasks], dtype=float)
+        total, one_pass = sum(capped.values()), sum(capped[task] / rows[task] for task in self.tasks)
+        # A length that fits every epoch of a rule that changes: sum(ceil(x)) <= ceil(sum(x)) + tasks - 1.
+        self._pass_draws = one_pass
+        self._set_length(math.ceil(one_pass * (1 - 1e-12)) + len(sizes) - 1)
+        self.epochs = epochs if max_steps is None else max_steps * draws_per_step / self.draws_per_epoch
+        MixingState(epochs=self.epochs)  # refuses a length that is none
+        self._turns = self.mixture.strategy == "round_robin"
+        self._constant: np.ndarray | None = None
+        self._quota: np.ndarray | None = None  # draws of an epoch as fractions, where they are rounded over epochs
+        if self.mixture.strategy == "unimax":
+            self._quota = self._bounded(total, max_steps)
+        elif self._turns:
+            self._set_length(len(sizes) * math.ceil(total / self._rows.sum() * (1 - 1e-12)))
+        elif not self.mixture.changes:
+            quota = self._weights(0, 0.0) * total  # [1, tasks]
+            self._set_length(int(rounded_up(quota[0]).sum()))
+            self._constant = rounded_up(quota[0], self.draws_per_epoch)
+        elif self.epochs is not None:  # what the rule cannot do is said now, not in the middle of the training
+            for point in np.linspace(0, 1, _STRETCHES + 1).tolist():
+                self._probabilities(point * self.epochs, ())
+        else:
+            self._probabilities(0.0, ())
+        if max_steps is not None:
+            self.epochs = max_steps * draws_per_step / self.draws_per_epoch
+        # Parts of the last epoch that was asked for, by place and number of evaluations known: all they hang on.
+        self._parts: tuple[int, dict[tuple[int, int], np.ndarray]] = (-1, {})
         self._counts: list[np.ndarray] = []
         self._starts: list[np.ndarray] = [np.zeros(len(self.tasks), dtype=np.int64)]
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of every epoch."""
+        return self.draws_per_epoch // self._draws_per_step
+
+    def record(self, *evaluations: Evaluation) -> None:
+        """Adds evaluations, which count from their own steps on.
+
+        Raises:
+            ValueError: one counts from an earlier step than one before it, or has scores of other tasks.
+        """
+        for evaluation in evaluations:
+            last = self.history[-1].step if self.history else 0
+            if evaluation.step < last:
+                raise ValueError(f"An evaluation counts from step={evaluation.step}, one before it from step {last}.")
+            if unknown := [task for task in evaluation.scores if task not in self._sizes]:
+                raise ValueError(f"An evaluation has scores of {unknown}, which are not tasks. Known: {self.tasks}.")
+            self.history += (evaluation,)
+            first = evaluation.step // self.steps_per_epoch  # epochs before it stay as they are
+            del self._counts[first:], self._starts[first + 1 :]
+
     def counts(self, epoch: int) -> np.ndarray:
         """Draws of each task in `epoch`, shape [tasks]."""
-        self._extend(epoch)
-        return self._counts[0 if len(self._table) == 1 else epoch].copy()
+        if self._turns:
+            return self.starts(epoch + 1) - self.starts(epoch)
+        if self._constant is not None:
+            return self._constant.copy()
+        self._count(epoch)
+        return self._counts[epoch].copy()
 
     def starts(self, epoch: int) -> np.ndarray:
         """Draws of each task before `epoch`, shape [tasks]."""
-        self._extend(epoch)
-        return self._counts[0] * epoch if len(self._table) == 1 else self._starts[epoch].copy()
+        if self._turns:
+            number = len(self.tasks)
+            return (epoch * self.draws_per_epoch + number - 1 - np.arange(number)) // number
+        if self._constant is not None:
+            return self._constant * epoch
+        self._count(epoch - 1)
+        return self._starts[epoch].copy()
 
     def draws(self, epoch: int) -> np.ndarray:
         """The task number of each draw of `epoch`, shape [draws_per_epoch]."""
-        counts = self.counts(epoch)
-        random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(epoch,))))
-        numbers = np.repeat(np.arange(len(counts)), counts)
-        begins = np.cumsum(counts) - counts
-        nth = np.arange(len(numbers)) - np.repeat(begins, counts)
-        times = (nth + random.random(len(numbers))) / np.repeat(counts, counts)
-        weights = self._weights(epoch)
-        if len(weights) > 1:
-            edges = np.linspace(0, 1, len(weights) + 1)
-            for task in np.flatnonzero(counts):
-                own = slice(begins[task], begins[task] + counts[task])
-                reached = np.concatenate([[0.0], np.cumsum(weights[:, task])])
-                times[own] = np.interp(times[own], reached / reached[-1], edges)
-        return numbers[np.argsort(times, kind="stable")]
+        if self._turns:
+            return (epoch * self.draws_per_epoch + np.arange(self.draws_per_epoch)) % len(self.tasks)
+        if self._constant is not None:
+            return spread(self._constant, np.ones((1, 1)), self._random(epoch))
+        if self._quota is not None:
+            return spread(self.counts(epoch), np.ones((1, 1)), self._random(epoch))
+        begin = epoch * self.steps_per_epoch
+        draws = self._part(epoch, 0).copy()
+        for step in sorted({evaluation.step - begin for evaluation in self.history}):
+            if 0 < step < self.steps_per_epoch:
+                place = step * self._draws_per_step
+                draws = np.concatenate([draws[:place], self._part(epoch, place)])
+        return draws
 
-    def _weights(self, epoch: int) -> np.ndarray:
-        """Probabilities in the parts of an epoch, shape [segments, tasks]; one part if nothing changes."""
-        if len(self._table) == 1 or self.epochs is None:
-            return self._table
-        progress = (epoch + (np.arange(_SEGMENTS) + 0.5) / _SEGMENTS) / self.epochs
-        return self._table[np.rint(np.minimum(progress, 1.0) * _GRID).astype(np.int64)]
+    def _bounded(self, total: int, max_steps: int | None) -> np.ndarray:
+        """Draws of an epoch for `unimax`, shape [tasks]: its shares hang on all rows of the training, these on them."""
+        passes = self.epochs or 1.0
+        for _ in range(20):  # once is enough where all draws have as many rows
+            state = MixingState(epochs=passes)
+            shares = mixing_probabilities(self.mixture, self._sizes, state)
+            quota = np.array([shares[task] for task in self.tasks]) * total / self._rows
+            self._set_length(math.ceil(quota.sum() * (1 - 1e-12)))
+            steps = (self.epochs or 1.0) * self.steps_per_epoch if max_steps is None else max_steps
+            passes = steps * self._draws_per_step / float(quota.sum())
+        return quota * (self.draws_per_epoch / quota.sum())
 
-    def _quota(self, epoch: int) -> np.ndarray:
-        return self._weights(epoch).mean(axis=0) * self._draws
+    def _part(self, epoch: int, place: int) -> np.ndarray:
+        """The draws from `place` to the end of `epoch`, by what was known before the first of them."""
+        step = epoch * self.steps_per_epoch + place // self._draws_per_step
+        known = tuple(evaluation for evaluation in self.history if evaluation.step <= step)
+        if self._parts[0] != epoch:
+            self._parts = (epoch, {})
+        parts, key = self._parts[1], (place, len(known))
+        if key not in parts:
+            weights = self._weights(epoch, place / self.draws_per_epoch, known)
+            mean = weights.mean(axis=0)
+            if place:
+                counts = largest_remainders(mean, self.draws_per_epoch - place)
+            else:
+                counts = rounded_up(mean / mean.sum() * self._pass_draws, self.draws_per_epoch)
+            parts[key] = spread(counts, weights, self._random(epoch, *([place] if place else [])))
+        return parts[key]
 
-    def _extend(self, epoch: int) -> None:
-        """Count up to `epoch`; a rule that does not change needs its first epoch only."""
-        last = 0 if len(self._table) == 1 else epoch
-        while len(self._counts) <= last:
-            quota = self._quota(len(self._counts))
-            counts = _ceil(quota)
-            share = quota * (self.draws_per_epoch / quota.sum())
-            for _ in range(self.draws_per_epoch - int(counts.sum())):
-                counts[np.argmax(share - counts)] += 1
+    def _weights(self, epoch: int, begin: float, known: tuple[Evaluation, ...] = ()) -> np.ndarray:
+        """Draws per row of the mixture in stretches from `begin` (a part of the epoch) on, shape [stretches, tasks]."""
+        number = 1
+        if self.mixture.changes:
+            number = max(4, min(_STRETCHES, int(_POINTS / (self.epochs or 1))))
+        times = epoch + begin + (1 - begin) * (np.arange(number) + 0.5) / number
+        return np.array([self._probabilities(time, known) for time in times.tolist()]) / self._rows
+
+    def _probabilities(self, time: float, known: tuple[Evaluation, ...]) -> list[float]:
+        """The rule's at a time in epochs, shape [tasks]."""
+        state = MixingState(
+            progress=0.0 if self.epochs is None else min(time / self.epochs, 1.0),
+            step=time * self.steps_per_epoch,
+            epoch=time,
+            epochs=self.epochs,
+            history=known,
+        )
+        found = mixing_probabilities(self.mixture, self._sizes, state)
+        return [found[task] for task in self.tasks]
+
+    def _set_length(self, needed: int) -> None:
+        self.draws_per_epoch = -(-needed // self._draws_per_step) * self._draws_per_step
+
+    def _random(self, *key: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key)))
+
+    def _count(self, epoch: int) -> None:
+        while len(self._counts) <= epoch:
+            if self._quota is not None:
+                counts = carried_on(self._quota, len(self._counts) + 1, self._starts[-1])
+            else:
+                counts = np.bincount(self.draws(len(self._counts)), minlength=len(self.tasks))
             self._counts.append(counts)
             self._starts.append(self._starts[-1] + counts)
-
-
-def _ceil(quota: np.ndarray) -> np.ndarray:
-    # The margin takes rounding back (n / N * N / R); a positive quota keeps its one draw, however small.
-    return np.ceil(quota * (1 - 1e-12)).astype(np.int64)

@@ -1,75 +1,102 @@
-"""Mixing rules: sizes and progress in, one probability per task out."""
+"""Mixing rules: sizes and where the training stands in, one probability per task out."""
 
 import math
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from ..nearest import nearest
+from .adaptive import adaptive_weights
+from .expressions import evaluate
+from .state import MixingState
 
-MixingRule = Callable[[Mapping[str, int], float], Mapping[str, float]]
-"""A user's own rule: `(sizes, progress) -> {task: weight}`. It must be a pure function."""
+if TYPE_CHECKING:
+    from .mixture import Mixture
+
+__all__ = ["MIXING_RULES", "MixingRule", "capped_sizes", "mixing_probabilities"]
+
+MixingRule = Callable[[Mapping[str, int], MixingState], Mapping[str, float]]
+"""A user's own rule: `(sizes, state) -> {task: weight}`. It must be a pure function."""
 
 
-def _proportional(sizes: Mapping[str, int], progress: float, temperature: float) -> dict[str, float]:
+def _proportional(sizes: Mapping[str, int], state: MixingState, mixture: "Mixture") -> dict[str, float]:
     return {task: float(size) for task, size in sizes.items()}
 
 
-def _uniform(sizes: Mapping[str, int], progress: float, temperature: float) -> dict[str, float]:
+def _uniform(sizes: Mapping[str, int], state: MixingState, mixture: "Mixture") -> dict[str, float]:
     return dict.fromkeys(sizes, 1.0)
 
 
-def _temperature(sizes: Mapping[str, int], progress: float, temperature: float) -> dict[str, float]:
-    return {task: size ** (1.0 / temperature) for task, size in sizes.items()}
+def _temperature(sizes: Mapping[str, int], state: MixingState, mixture: "Mixture") -> dict[str, float]:
+    return {task: size ** (1.0 / mixture.temperature) for task, size in sizes.items()}
 
 
-MIXING_RULES: dict[str, Callable[[Mapping[str, int], float, float], dict[str, float]]] = {
+def _annealed(sizes: Mapping[str, int], state: MixingState, mixture: "Mixture") -> dict[str, float]:
+    return {task: size ** (1 - 0.8 * state.progress) for task, size in sizes.items()}
+
+
+def _unimax(sizes: Mapping[str, int], state: MixingState, mixture: "Mixture") -> dict[str, float]:
+    left = (state.epochs or 1.0) * sum(sizes.values())  # rows of the whole training
+    shares: dict[str, float] = {}
+    smallest_first = sorted(sizes.items(), key=lambda item: (item[1], item[0]))
+    for number, (task, size) in enumerate(smallest_first):
+        shares[task] = min(left / (len(sizes) - number), size * mixture.max_repeats)
+        left -= shares[task]
+    return shares
+
+
+def _weights(sizes: Mapping[str, int], state: MixingState, mixture: "Mixture") -> dict[str, float]:
+    values = {"progress": state.progress, "step": state.step, "epoch": state.epoch}
+    return {
+        task: evaluate(weight, values | {"size": float(sizes[task])}, f"weights[{task!r}]")
+        if isinstance(weight, str)
+        else float(weight)
+        for task, weight in (mixture.weights or {}).items()
+    }
+
+
+def _adaptive(sizes: Mapping[str, int], state: MixingState, mixture: "Mixture") -> dict[str, float]:
+    return adaptive_weights(_normalised(_temperature(sizes, state, mixture), sizes), state, mixture.references)
+
+
+MIXING_RULES: dict[str, Callable[[Mapping[str, int], MixingState, "Mixture"], dict[str, float]]] = {
+    "adaptive": _adaptive,
+    "annealed": _annealed,
     "proportional": _proportional,
+    "round_robin": _uniform,  # how they take turns is the plan's
     "temperature": _temperature,
     "uniform": _uniform,
+    "unimax": _unimax,
+    "weights": _weights,
 }
-"""Strategy name -> `(sizes after the cap, progress in [0, 1], temperature) -> {task: weight}`."""
+"""Strategy name -> `(sizes after the cap, state, mixture) -> {task: weight}`."""
 
 
 def mixing_probabilities(
-    strategy: str | MixingRule,
-    sizes: Mapping[str, int],
-    *,
-    temperature: float = 2.0,
-    cap: int | None = None,
-    progress: float = 0.0,
+    mixture: "Mixture", sizes: Mapping[str, int], state: MixingState | None = None
 ) -> dict[str, float]:
-    """The share of the batches that each task gets.
+    """The share of the rows that each task gets.
 
-    `temperature` is p ~ min(n, cap) ** (1 / T), the mixing of T5 (arXiv:1910.10683, section 3.5.2), whose
-    best T was 2: hence the default. T = 1 is `proportional`, a large T comes near `uniform`.
+    `temperature` is p ~ min(n, cap) ** (1 / T), the mixing of T5 (arXiv:1910.10683, section 3.5.2), whose best T
+    was 2: hence the default. T = 1 is `proportional`, a large T comes near `uniform`. `annealed` is p ~ n ** (1 -
+    0.8 progress) (PALs: Stickland and Murray 2019, arXiv:1902.02671, section 4.1). `unimax` is even, but no task is
+    gone through more than `max_repeats` times (Chung et al. 2023, arXiv:2304.09151, algorithm 1); in a training of
+    more such passes over everything it is `proportional`.
 
     Args:
-        strategy: a key of `MIXING_RULES`, or a function `(sizes, progress) -> {task: weight}`.
+        mixture: the rule and its options.
         sizes: task -> rows.
-        temperature: T >= 1; only the strategy `temperature` looks at it.
-        cap: sizes are cut to this many rows before the rule sees them; None cuts nothing.
-        progress: how much of the training is done, in [0, 1].
+        state: where the training stands; None: at its start, of unknown length.
 
     Returns:
         task -> probability, in the order of `sizes`; they sum to 1.
 
     Raises:
-        ValueError: for an unknown strategy, bad sizes or options, or a rule whose weights cannot be used.
+        ValueError: for bad sizes, or a rule whose weights cannot be used.
     """
-    if not temperature >= 1:
-        raise ValueError(f"temperature={temperature} must be at least 1: 1 is proportional, 2 a good start.")
-    if not 0 <= progress <= 1:
-        raise ValueError(f"progress={progress} must lie in [0, 1]: it is the part of the training that is done.")
-    capped = capped_sizes(sizes, cap)
-    weights: Mapping[str, float]
-    if not isinstance(strategy, str):
-        weights = strategy(capped, progress)
-    elif strategy in MIXING_RULES:
-        weights = MIXING_RULES[strategy](capped, progress, temperature)
-    else:
-        raise ValueError(
-            f"Unknown mixing strategy {strategy!r}. {nearest(strategy, sorted(MIXING_RULES))} "
-            "A function of sizes and progress will do too."
-        )
+    capped = capped_sizes(sizes, mixture.cap)
+    mixture.check_tasks(sizes)
+    state = MixingState() if state is None else state
+    rule = mixture.strategy
+    weights = MIXING_RULES[rule](capped, state, mixture) if isinstance(rule, str) else rule(capped, state)
     return _normalised(weights, capped)
 
 
@@ -77,8 +104,6 @@ def capped_sizes(sizes: Mapping[str, int], cap: int | None) -> dict[str, int]:
     """Task -> min(rows, cap). Raises ValueError where there is nothing to draw from."""
     if not sizes:
         raise ValueError("sizes={} names no task: give at least one task with its number of training rows.")
-    if cap is not None and cap < 1:
-        raise ValueError(f"cap={cap} must be at least 1 row, or None for no cap.")
     for task, size in sizes.items():
         if size < 1:
             raise ValueError(f"sizes[{task!r}]={size}: give the task training rows, or leave the task out.")

@@ -7,9 +7,12 @@ import numpy as np
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from ..nearest import nearest
+from .mixture import Mixture
 from .plan import MixturePlan
-from .rules import MixingRule
-from .stream import TaskStream
+from .rules import capped_sizes
+from .state import Evaluation
+from .stream import TaskStream, batches_together
+from .token_stream import TokenStream, token_stream
 
 
 class MultiTaskBatchSampler(BatchRebalanceSampler):
@@ -19,8 +22,8 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
     takes M = `world_size * accumulation` micro-batches of `batch_size` rows, which are `tasks_per_step` draws
     of a task; the micro-batches of a draw go round the processes, so all of them work on one task at a time,
     and W processes with A accumulation steps take the very optimizer steps that one process with W * A takes.
-    All micro-batches are full and all processes get the same number of them. An epoch is what `MixturePlan`
-    says; rows that an epoch does not reach come first in the next one.
+    All micro-batches are full (under `max_tokens` as full as it allows) and all processes get the same number of them.
+    An epoch is what `MixturePlan` says; rows that an epoch does not reach come first in the next one.
 
     It subclasses transformers' `BatchRebalanceSampler` for one reason: `Trainer` then takes it as the batch
     sampler as it is, and does not cut it up by process a second time. Nothing else of that class is used.
@@ -33,10 +36,16 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
         accumulation: micro-batches of a process in an optimizer step (`gradient_accumulation_steps`).
         tasks_per_step: draws of a task in an optimizer step, a divisor of `accumulation`; None takes
             `accumulation`, the most there can be.
-        strategy, temperature, cap: see `mixing_probabilities`.
+        mixture: the rule.
         seed: seed of the run.
         lengths: task -> length of each of its rows; tasks that are not named are not grouped by length.
-        epochs: length of the training, for rules that look at the progress.
+        length_group: draws of a task whose rows are sorted by length together, so that batches have less padding; 1
+            sorts inside a draw only, which changes no optimizer step's rows. None: by the task's size, see
+            `batches_together`.
+        epochs, max_steps: length of the training, for rules that look at the progress; steps come before epochs.
+        batch_sizes: task -> rows of its micro-batches, where they are not `batch_size`.
+        max_tokens: the most tokens of a micro-batch, padding counted; `batch_size` is then the most rows. It takes
+            the lengths of all tasks. None: no limit.
 
     Raises:
         ValueError: for options that are out of range or do not fit together.
@@ -54,14 +63,20 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
         rank: int = 0,
         accumulation: int = 1,
         tasks_per_step: int | None = None,
-        strategy: str | MixingRule = "temperature",
-        temperature: float = 2.0,
-        cap: int | None = None,
+        mixture: Mixture | None = None,
         seed: int = 0,
         lengths: Mapping[str, Sequence[int] | np.ndarray] | None = None,
         epochs: float | None = None,
+        max_steps: int | None = None,
+        batch_sizes: Mapping[str, int] | None = None,
+        max_tokens: int | None = None,
+        length_group: int | None = None,
     ) -> None:
-        counts = {"batch_size": batch_size, "world_size": world_size, "accumulation": accumulation}
+        capped_sizes(sizes, None)
+        own = {f"batch_sizes[{task!r}]": number for task, number in (batch_sizes or {}).items()}
+        counts = {"batch_size": batch_size, "world_size": world_size, "accumulation": accumulation, **own}
+        limits = {"length_group": length_group, "max_tokens_per_batch": max_tokens}
+        counts |= {name: value for name, value in limits.items() if value is not None}
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
@@ -75,27 +90,39 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
                 f"work on the same task: take one of {divisors}, or accumulate a multiple of {draws} steps."
             )
         lengths = lengths or {}
-        for task in lengths:
-            if task not in sizes:
-                raise ValueError(f"lengths are given for {task!r}, which is not a task. {nearest(task, sizes)}")
+        batch_sizes = dict.fromkeys(sizes, batch_size) | dict(batch_sizes or {})
+        for name, given in (("lengths are", lengths), ("batch_sizes is", batch_sizes)):
+            for task in given:
+                if task not in sizes:
+                    raise ValueError(f"{name} given for {task!r}, which is not a task. {nearest(str(task), sizes)}")
+        if max_tokens is not None and (missing := [task for task in sizes if task not in lengths]):
+            raise ValueError(f"max_tokens_per_batch={max_tokens} takes the lengths of all rows: {missing} have none.")
         self.batch_size = batch_size
         self.world_size = world_size
         self.rank = rank
         self.epoch = 0
         self._micro_batches = world_size * (accumulation // draws)  # of a draw, over all processes
-        rows = batch_size * self._micro_batches
+        parts = self._micro_batches
+        streams: dict[str, TaskStream | TokenStream] = {}
+        for task, size in sizes.items():
+            rows = batch_sizes[task]
+            if max_tokens is None:
+                together = batches_together(length_group, size // (rows * parts))
+                streams[task] = TaskStream(size, seed, task, rows * parts, lengths.get(task), together, parts)
+            else:
+                streams[task] = token_stream(size, seed, task, rows, lengths[task], max_tokens, parts, length_group)
         self.plan = MixturePlan(
             sizes,
-            rows_per_draw=rows,
+            rows_per_draw={task: stream.rows_per_draw for task, stream in streams.items()},
             draws_per_step=draws,
-            strategy=strategy,
-            temperature=temperature,
-            cap=cap,
+            mixture=mixture,
             seed=seed,
             epochs=epochs,
+            max_steps=max_steps,
         )
         self.sizes = dict(sizes)
-        self.streams = [TaskStream(sizes[task], seed, task, rows, lengths.get(task)) for task in self.plan.tasks]
+        self.streams = [streams[task] for task in self.plan.tasks]
+        self._begun = 0  # draws that have been begun, counted from the start of the training
         offsets = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
         self._offsets = [offsets[task] for task in self.plan.tasks]
 
@@ -110,9 +137,44 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
 
     def rows_per_epoch(self) -> dict[str, int]:
         """Task -> rows drawn in the current epoch, over all processes, repeats counted."""
-        rows = self.plan.counts(self.epoch) * self.batch_size * self._micro_batches
-        by_task = dict(zip(self.plan.tasks, rows.tolist(), strict=True))
+        starts, counts = self.plan.starts(self.epoch).tolist(), self.plan.counts(self.epoch).tolist()
+        rows = [
+            stream.rows(*draws) for stream, draws in zip(self.streams, zip(starts, counts, strict=True), strict=True)
+        ]
+        by_task = dict(zip(self.plan.tasks, rows, strict=True))
         return {task: by_task[task] for task in self.sizes}
+
+    def rows_seen(self, step: int) -> dict[str, int]:
+        """Task -> rows drawn in the first `step` optimizer steps of a training, over all processes, repeats counted."""
+        epoch, within = divmod(step, self.plan.steps_per_epoch)
+        counts = self.plan.starts(epoch)
+        if within:
+            begun = self.plan.draws(epoch)[: within * (self.plan.draws_per_epoch // self.plan.steps_per_epoch)]
+            counts = counts + np.bincount(begun, minlength=len(counts))
+        rows = [stream.rows(0, number) for stream, number in zip(self.streams, counts.tolist(), strict=True)]
+        by_task = dict(zip(self.plan.tasks, rows, strict=True))
+        return {task: by_task[task] for task in self.sizes}
+
+    def record(self, scores: Mapping[str, float]) -> Evaluation:
+        """Takes what an evaluation found into the mixture, from the first step on of which nothing is handed out.
+
+        Every process calls it with the same scores after the same step.
+
+        Args:
+            scores: task -> main metric; a task may be missing.
+
+        Returns:
+            What `restore` needs to have a resumed run draw the same.
+        """
+        per_step = self.plan.draws_per_epoch // self.plan.steps_per_epoch
+        begun = max(self._begun, self.epoch * self.plan.draws_per_epoch)
+        evaluation = Evaluation(step=-(-begun // per_step), scores=dict(scores))
+        self.plan.record(evaluation)
+        return evaluation
+
+    def restore(self, history: Sequence[Evaluation]) -> None:
+        """Takes in the evaluations of a run that goes on, before its first batch is drawn."""
+        self.plan.record(*history)
 
     def __len__(self) -> int:
         """Micro-batches of this process in an epoch; the same for every process and every epoch."""
@@ -124,9 +186,14 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
 
     def _iterate(self, epoch: int) -> Iterator[list[int]]:
         position = self.plan.starts(epoch).tolist()
-        for task in self.plan.draws(epoch).tolist():
-            rows = self.streams[task].batch(position[task]).reshape(self._micro_batches, self.batch_size)
+        draws, known = self.plan.draws(epoch).tolist(), self.plan.history
+        for number in range(len(draws)):
+            if self.plan.history is not known:  # an evaluation was recorded: draws further on have changed
+                draws, known = self.plan.draws(epoch).tolist(), self.plan.history
+            self._begun = epoch * len(draws) + number + 1
+            task = draws[number]
+            micro_batches = self.streams[task].draw(position[task])
             position[task] += 1
             # Rows come sorted by length, so the processes of one micro-step get batches of similar length.
-            for micro_batch in rows[self.rank :: self.world_size]:
+            for micro_batch in micro_batches[self.rank :: self.world_size]:
                 yield (micro_batch.astype(np.int64) + self._offsets[task]).tolist()

@@ -5,6 +5,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# What a task's batches in a pass are for each one that is sorted together, where nobody says how many, and the most of
+# these. So a pass has four groups or more: a small data set sorted whole would give the same batches in every pass.
+_FOR_EACH, _MOST = 4, 50
+
+
+def batches_together(length_group: int | None, batches: int) -> int:
+    """Batches that are sorted by length together, of a task that has so many in a pass; 1: it stays shuffled.
+
+    Args:
+        length_group: how many are wanted; None: one for each four that the task has, at most 50.
+        batches: the task's batches in a pass.
+    """
+    if length_group is None:
+        return max(1, min(_MOST, batches // _FOR_EACH))
+    return max(1, min(length_group, batches))
+
 
 class TaskStream:
     """Row ids of one task: pass after pass over its rows, each pass in a new order, cut in full batches.
@@ -14,9 +30,9 @@ class TaskStream:
     order of a pass is a pure function of (seed, task, pass); it stays the same as long as numpy's generators
     do.
 
-    With `lengths`, the batches that lie wholly inside a pass hold rows of similar length: `group` batches at
-    a time are sorted by length, cut, and shuffled as batches. Batches that reach over the end of a pass keep
-    their rows, so the guarantee above holds for any size.
+    With `lengths`, the rows of a batch come sorted by length, and the batches that lie wholly inside a pass hold rows
+    of similar length: `group` batches at a time are sorted by length, cut, and shuffled as batches. Batches that reach
+    over the end of a pass keep their rows, so the guarantee above holds for any size.
 
     Args:
         size: rows of the task.
@@ -24,7 +40,8 @@ class TaskStream:
         task: name of the task; two tasks of one seed have independent orders.
         batch_size: rows of a batch; may exceed `size`.
         lengths: length of each row (tokens, or anything monotone in them); None leaves the rows as they fall.
-        group: batches that are sorted together, but never more than a quarter of those inside a pass.
+        group: batches that are sorted together; 1 sorts inside batches only.
+        parts: micro-batches that `draw` cuts a batch into, a divisor of `batch_size`.
 
     Raises:
         ValueError: for a size, batch size or group below 1, a negative seed, or lengths that do not fit.
@@ -37,26 +54,38 @@ class TaskStream:
         task: str,
         batch_size: int,
         lengths: Sequence[int] | np.ndarray | None = None,
-        group: int = 50,
+        group: int = 1,
+        parts: int = 1,
     ) -> None:
-        for name, value in (("size", size), ("batch_size", batch_size), ("group", group)):
+        for name, value in (("size", size), ("batch_size", batch_size), ("group", group), ("parts", parts)):
             if value < 1:
                 raise ValueError(f"{name}={value} of task {task!r} must be at least 1.")
+        if batch_size % parts:
+            raise ValueError(f"parts={parts} of task {task!r} must divide batch_size={batch_size}.")
         if seed < 0:
             raise ValueError(f"seed={seed} must be 0 or above.")
         self.size = size
         self.seed = seed
         self.task = task
         self.batch_size = batch_size
-        # Sorted as a whole, a small data set would give batches of one length again and again: at least four groups.
-        self.group = max(1, min(group, size // batch_size // 4))
-        self.lengths = None if lengths is None else _compact_lengths(lengths, size, task)
+        self.parts = parts
+        self.rows_per_draw = float(batch_size)
+        self.group = group
+        self.lengths = None if lengths is None else compact_lengths(lengths, size, task)
         self._key = zlib.crc32(task.encode())  # `hash(str)` differs from process to process
         # Four bytes a row, as long as they are enough, halve the memory of a pass.
         self._row_type = np.int32 if size <= np.iinfo(np.int32).max else np.int64
         # Only caches: batches are read in order, so the pass and the group of the last one serve the next.
         self._pass: tuple[int, np.ndarray] | None = None
         self._grouped: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def draw(self, index: int) -> list[np.ndarray]:
+        """Batch `index` as its micro-batches: rows come sorted by length, so each holds rows of similar length."""
+        return np.split(self.batch(index), self.parts)
+
+    def rows(self, first: int, number: int) -> int:
+        """Rows, repeats counted, of the batches `[first, first + number)`."""
+        return number * self.batch_size
 
     def batch(self, index: int) -> np.ndarray:
         """Row ids of batch `index` (from 0), shape [batch_size]; sorted by length where lengths are known."""
@@ -102,7 +131,8 @@ class TaskStream:
         return np.random.Generator(np.random.PCG64(source))
 
 
-def _compact_lengths(lengths: Sequence[int] | np.ndarray, size: int, task: str) -> np.ndarray:
+def compact_lengths(lengths: Sequence[int] | np.ndarray, size: int, task: str) -> np.ndarray:
+    """Lengths as an array of the smallest type that holds them; raises ValueError where they do not fit the rows."""
     array = np.asarray(lengths)
     if array.shape != (size,):
         raise ValueError(

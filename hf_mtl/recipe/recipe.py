@@ -76,7 +76,7 @@ class Recipe:
             tasks={name: task for name, (task, _) in tasks.items()},
             data={name: TaskData.from_dict(task, data, path.parent) for name, (task, data) in tasks.items()},
             adapters=read_adapters(values.get("adapters")),
-            mixing=read_mixing(values.get("mixing")),
+            mixing=read_mixing(values.get("mixing"), tasks),
             balancing=read_balancing(values.get("balancing")),
             training=read_training(values.get("training")),
             card=read_card(values.get("card"), tasks),

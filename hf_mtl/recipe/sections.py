@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..adapters import adapter_fields, adapter_from_dict, adapter_to_dict
-from ..mixing import MIXING_RULES
+from ..mixing import MIXING_RULES, Mixture
 from ..model_card import DataSet
 from ..nearest import nearest
 from ..tasks import Task, task_class, task_from_dict
@@ -24,7 +24,13 @@ __all__ = [
 ]
 
 # Key of `mixing:` -> training argument. They have a section of their own, so `training:` has not got them.
-MIXING = {"strategy": "mixing", "temperature": "temperature", "cap": "cap", "share_rows": "share_rows"}
+MIXING = {
+    "strategy": "mixing", "temperature": "temperature", "cap": "cap", "share_rows": "share_rows",
+    "weights": "mixing_weights", "references": "mixing_references", "max_repeats": "max_repeats",
+    "batch_sizes": "batch_sizes", "max_tokens_per_batch": "max_tokens_per_batch", "length_group": "length_group",
+}  # fmt: skip
+# Keys of `mixing:` that hold a value a task, and of what kind it is.
+_BY_TASK = {"weights": float | str, "references": float, "batch_sizes": int}
 ADAPTERS = ("lora",)
 BALANCING = ("static",)
 CARD = ("license", "language", "tags", "datasets")
@@ -87,18 +93,28 @@ def read_adapters(value: Any) -> Any:
     return adapters
 
 
-def read_mixing(value: Any) -> dict[str, Any]:
+def read_mixing(value: Any, tasks: Iterable[str]) -> dict[str, Any]:
     given = mapping(value, "mixing")
     check_keys(given, MIXING, "mixing")
-    strategy = given.get("strategy", "temperature")
+    strategy = given.setdefault("strategy", "weights") if given.get("weights") else given.get("strategy", "temperature")
     if not isinstance(strategy, str) or strategy not in MIXING_RULES:
         raise ValueError(f"mixing.strategy={strategy!r} is not known. {nearest(str(strategy), MIXING_RULES)}")
     hints = get_type_hints(MultiTaskTrainingArguments)
+    for key in [key for key in _BY_TASK if given.get(key) is not None]:
+        by_task = mapping(given[key], f"mixing.{key}")
+        if not given.get("share_rows"):  # with it, tasks that share their rows have one name together
+            check_keys(by_task, tasks, f"mixing.{key}")
+        given[key] = {task: fit(v, _BY_TASK[key], f"mixing.{key}.{task}") for task, v in by_task.items()}
     values = {MIXING[key]: fit(v, hints[MIXING[key]], f"mixing.{key}") for key, v in given.items()}
     if values.get("temperature", 1) < 1:
         raise ValueError(f"mixing.temperature={values['temperature']} must be 1 (proportional to size) or more.")
     if values.get("cap") is not None and values["cap"] < 1:
         raise ValueError(f"mixing.cap={values['cap']} must be 1 row or more, or null for no cap.")
+    options = {"weights": "mixing_weights", "references": "mixing_references", "max_repeats": "max_repeats"}
+    try:
+        Mixture(strategy=strategy, **{name: values[a] for name, a in options.items() if a in values})
+    except ValueError as error:
+        raise ValueError(f"mixing: {error}") from error
     return values
 
 

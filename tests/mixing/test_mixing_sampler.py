@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from hf_mtl.mixing import MultiTaskBatchSampler
+from hf_mtl.mixing import Mixture, MultiTaskBatchSampler
+from hf_mtl.mixing.report import describe_epoch
 
 SIZES = {"intent": 70, "tags": 31, "answer": 9}
 LENGTHS = {task: np.random.default_rng(0).integers(3, 60, size) for task, size in SIZES.items()}
 
+RULE = ("strategy", "temperature", "cap", "max_repeats", "weights", "references")
+
 
 def make(sizes=SIZES, **options):
-    return MultiTaskBatchSampler(sizes, **({"batch_size": 4} | options))
+    rule = {name: options.pop(name) for name in RULE if name in options}
+    return MultiTaskBatchSampler(sizes, mixture=Mixture(**rule), **({"batch_size": 4} | options))
 
 
 def global_steps(world_size, accumulation, epoch, **options):
@@ -123,12 +127,9 @@ def test_the_order_in_which_tasks_are_given_changes_only_the_offsets():
 
 
 def test_processes_of_one_micro_step_get_batches_of_similar_length():
-    sizes = {"a": 4000}
     lengths = {"a": np.random.default_rng(1).lognormal(3, 0.6, 4000).astype(int)}
-    longest = [
-        [lengths["a"][batch].max() for batch in make(sizes, world_size=2, rank=rank, lengths=lengths, batch_size=8)]
-        for rank in range(2)
-    ]
+    options = {"world_size": 2, "lengths": lengths, "batch_size": 8, "length_group": 50}
+    longest = [[lengths["a"][batch].max() for batch in make({"a": 4000}, rank=rank, **options)] for rank in range(2)]
     first, second = np.array(longest)
     assert np.abs(first - second).mean() < 0.1 * first.mean()
 
@@ -263,6 +264,107 @@ def test_with_several_processes_naming_the_sampler_on_the_shard_carries_the_epoc
     assert list(loader) == expected(3, **options)
 
 
+def test_tasks_may_have_batches_of_their_own_size():
+    sampler = make(batch_sizes={"tags": 2}, strategy="uniform")
+    sizes = {int(task_of(batch)[0]): set() for batch in sampler}
+    for batch in sampler:
+        sizes[int(task_of(batch)[0])].add(len(batch))
+    assert sizes == {0: {4}, 1: {2}, 2: {4}}
+    rows = sampler.rows_per_epoch()
+    assert rows["tags"] == pytest.approx(rows["intent"], abs=4)  # the shares are of rows, however many make a batch
+
+
+@pytest.mark.parametrize(("tasks_per_step", "shapes"), [(1, [(1, 4), (2, 2), (4, 1)]), (2, [(1, 4), (2, 2)])])
+def test_any_number_of_processes_takes_the_same_steps_under_a_token_budget(tasks_per_step, shapes):
+    def steps(world_size, accumulation, epoch):
+        ranks = []
+        for rank in range(world_size):
+            sampler = make(
+                world_size=world_size, rank=rank, accumulation=accumulation, tasks_per_step=tasks_per_step,
+                lengths=LENGTHS, max_tokens=120,
+            )  # fmt: skip
+            sampler.set_epoch(epoch)
+            ranks.append(list(sampler))
+            assert len(ranks[-1]) == len(sampler)
+        return [batch for micro_step in zip(*ranks, strict=True) for batch in micro_step]
+
+    for epoch in (0, 2):
+        first, *others = [steps(*shape, epoch) for shape in shapes]
+        assert all(other == first for other in others)
+        lengths = np.concatenate(list(LENGTHS.values()))
+        assert all(len(batch) <= 4 and len(batch) * lengths[batch].max() <= 120 for batch in first)
+
+
+RULES = [
+    {"strategy": "proportional", "cap": None},
+    {"strategy": "uniform"},
+    {"strategy": "annealed"},
+    {"strategy": "unimax", "max_repeats": 3},
+    {"strategy": "round_robin"},
+    {"strategy": "weights", "weights": {"intent": "1 - progress / 2", "tags": "step / 10", "answer": 0.3}},
+    {"strategy": "adaptive"},
+]
+
+
+@given(
+    st.sampled_from(RULES),
+    st.sampled_from([{}, {"lengths": LENGTHS, "length_group": 3}, {"lengths": LENGTHS, "max_tokens": 150}]),
+    st.integers(0, 40),
+    st.lists(st.integers(0, 60), max_size=3),
+    st.integers(0, 5),
+)
+def test_a_stream_that_is_resumed_equals_an_unbroken_one(rule, limits, broken_at, evaluated_at, seed):
+    # As in training: an evaluation after so many steps, while one batch more has been fetched than trained on.
+    options = {"accumulation": 2, "epochs": 3, "seed": seed} | rule | limits
+
+    def run(sampler, first, history):
+        batches, step = [], first
+        for epoch in range(first // sampler.plan.steps_per_epoch, 3):
+            sampler.set_epoch(epoch)
+            iterator = iter(sampler)
+            skipped = (step - epoch * sampler.plan.steps_per_epoch) * 2
+            fetched = list(itertools.islice(iterator, skipped + 1))[skipped:]
+            while fetched:
+                for _ in range(2):
+                    batches.append(fetched.pop())
+                    fetched += list(itertools.islice(iterator, 1))
+                step += 1
+                if step in evaluated_at:
+                    random = np.random.default_rng(step)
+                    history.append(sampler.record({task: float(random.random()) for task in SIZES}))
+                if step == broken_at:
+                    kept[:] = list(history)
+        return batches
+
+    kept = []
+    unbroken = run(make(**options), 0, [])
+    resumed = make(**options)
+    resumed.restore(kept)
+    assert run(resumed, broken_at, list(kept)) == unbroken[2 * broken_at :]
+
+
+@given(st.sampled_from(RULES), st.booleans(), st.integers(0, 50))
+def test_the_rows_that_were_seen_are_those_that_were_handed_out(rule, budget, steps):
+    options = {"lengths": LENGTHS, "max_tokens": 150} if budget else {}
+    sampler = make(accumulation=2, epochs=2, **rule, **options)
+    batches = []
+    for epoch in range(-(-steps // sampler.plan.steps_per_epoch)):
+        sampler.set_epoch(epoch)
+        batches += list(sampler)
+    seen = np.bincount(task_of(np.concatenate([[], *batches[: 2 * steps]]).astype(int)), minlength=3).tolist()
+    assert sampler.rows_seen(steps) == dict(zip(SIZES, seen, strict=True))
+
+
+def test_the_report_says_what_an_epoch_is():
+    sampler = make({"a": 60, "b": 20}, strategy="uniform", epochs=3)
+    text = describe_epoch(sampler)
+    assert text.splitlines() == [
+        "Mixture uniform: an epoch has 20 steps and 80 rows.",
+        "  a: 40 rows an epoch of 60 there are, 0.67 passes; 2.00 in 3 epochs",
+        "  b: 40 rows an epoch of 20 there are, 2.00 passes; 6.00 in 3 epochs",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -283,6 +385,12 @@ def test_with_several_processes_naming_the_sampler_on_the_shard_carries_the_epoc
         ({"lengths": {"intnt": [1]}}, r"'intnt', which is not a task.*Did you mean 'intent'"),
         ({"lengths": {"answer": [1, 2]}}, r"'answer' have shape \[2\]"),
         ({"seed": -3}, "seed=-3"),
+        ({"batch_sizes": {"tags": 0}}, r"batch_sizes\['tags'\]=0 must be at least 1"),
+        ({"batch_sizes": {"tgs": 1}}, r"'tgs', which is not a task.*Did you mean 'tags'"),
+        ({"max_tokens": 0, "lengths": LENGTHS}, "max_tokens_per_batch=0 must be at least 1"),
+        ({"max_tokens": 20, "lengths": LENGTHS}, "max_tokens_per_batch=20, but row"),
+        ({"max_tokens": 99}, r"max_tokens_per_batch=99 takes the lengths of all rows: \['intent', 'tags', 'answer'\]"),
+        ({"length_group": 0}, "length_group=0 must be at least 1"),
     ],
 )
 def test_bad_options_are_refused_with_name_and_value(options, message):

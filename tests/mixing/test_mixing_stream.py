@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mtl.mixing import TaskStream
+from hf_mtl.mixing.stream import batches_together
 
 FILE = inspect.getfile(TaskStream)
 
@@ -117,17 +118,33 @@ def real_share(stream, batches):
 
 def test_length_groups_leave_at_most_a_tenth_of_padding():
     lengths = np.minimum(np.random.default_rng(0).lognormal(3.0, 0.6, 20_000) + 3, 512).astype(int)
-    grouped = TaskStream(len(lengths), 0, "task", 32, lengths)
-    shuffled = TaskStream(len(lengths), 0, "task", 32, lengths, group=1)
+    grouped = TaskStream(len(lengths), 0, "task", 32, lengths, group=50)
+    shuffled = TaskStream(len(lengths), 0, "task", 32, lengths)
     assert real_share(grouped, 1250) >= 0.9
     assert real_share(shuffled, 1250) < 0.5
 
 
 def test_long_batches_come_anywhere_in_a_pass():
     lengths = np.arange(3200)
-    stream = TaskStream(3200, 0, "task", 32, lengths)
+    stream = TaskStream(3200, 0, "task", 32, lengths, group=50)
     means = [lengths[stream.batch(index)].mean() for index in range(100)]
     assert abs(np.corrcoef(means, range(100))[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("length_group", "batches", "together"),
+    [(None, 1, 1), (None, 7, 1), (None, 8, 2), (None, 100, 25), (None, 10**6, 50), (20, 10**6, 20), (20, 5, 5),
+     (1, 10**6, 1), (20, 0, 1)],
+)  # fmt: skip
+def test_a_pass_has_four_groups_or_more_unless_someone_says_how_many_batches_to_sort(length_group, batches, together):
+    assert batches_together(length_group, batches) == together
+
+
+def test_a_group_of_one_batch_changes_the_order_inside_batches_alone():
+    lengths = np.random.default_rng(0).integers(3, 60, 500)
+    sorted_inside, plain = TaskStream(500, 0, "task", 16, lengths), TaskStream(500, 0, "task", 16)
+    for index in range(100):
+        assert sorted(sorted_inside.batch(index)) == sorted(plain.batch(index))
 
 
 @pytest.mark.parametrize(
