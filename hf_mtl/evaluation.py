@@ -97,9 +97,14 @@ class EvaluationMixin(Trainer):
         """
         self._check_tasks()
         changed: dict[str, Task] = {}
+        fixed = {name for name, task in self._tasks.items() if type(task).tune is Task.tune}
+        if isinstance(eval_dataset, Mapping) and eval_dataset.keys() & fixed:
+            eval_dataset = {name: rows for name, rows in eval_dataset.items() if name not in fixed}
+            if not eval_dataset:
+                return {}
         for name, part in self._evaluated(eval_dataset, "eval").items():
             task = self._tasks[name]
-            if type(task).tune is Task.tune or not part.labelled:
+            if name in fixed or not part.labelled:
                 continue
             tuned = task.tune(self._logits(name, part, "eval")[0], list(part.features), _rows(part))
             if tuned != task:
