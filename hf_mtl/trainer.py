@@ -9,6 +9,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 
 from .backbone import prepare_tokenizer
+from .balanced_training import BalancedTrainingMixin
 from .data import MultiTaskCollator, MultiTaskDataset
 from .data.mixed import SharedRows
 from .evaluation import EvaluationMixin
@@ -32,7 +33,7 @@ _WITHOUT_EFFECT = {
 }
 
 
-class MultiTaskTrainer(EvaluationMixin):
+class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
     """Trains and evaluates a `MultiTaskModel` on several data sets at once.
 
     Every batch is of one task, drawn by the mixture in `args`; an optimizer step over several accumulated batches
@@ -90,7 +91,8 @@ class MultiTaskTrainer(EvaluationMixin):
         if tokenizer is None:
             raise ValueError("The trainer needs a tokenizer: give processing_class, or set model.tokenizer.")
         model.tokenizer = prepare_tokenizer(tokenizer, model.config.text_config)
-        self._tasks = dict(model.tasks)
+        self.args, self._tasks = args, dict(model.tasks)
+        self._begin_balancing(tokenizer)  # before the data is encoded: what it lacks is said at once
         self._ids = {name: i for i, name in enumerate(model.tasks)}
         self._mixing_rule = mixing_rule
         self._one = torch.ones((), device=args.device)

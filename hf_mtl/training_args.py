@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
+from .balancing import GRADIENT_METHODS, check_balancing
 from .mixing import MIXING_RULES, Mixture
 from .nearest import nearest
 
@@ -32,6 +34,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
     # What transformers reads as JSON where it comes from a command line.
     _VALID_DICT_FIELDS = [  # noqa: RUF012 - a plain list as in the base class; annotated, it would be a field
         *TrainingArguments._VALID_DICT_FIELDS, "mixing_weights", "mixing_references", "batch_sizes",
+        "balancing_options",
     ]  # fmt: skip
 
     mixing: str = field(
@@ -110,6 +113,17 @@ class MultiTaskTrainingArguments(TrainingArguments):
         },
     )
 
+    balancing: str = field(
+        default="static",
+        metadata={
+            "help": "How the losses or gradients of a step's tasks become one: static (each loss by its task's "
+            "weight), or a method of docs/balancing.md."
+        },
+    )
+    balancing_options: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Options of the balancing method, by name; on a command line as JSON."}
+    )
+
     def __post_init__(self) -> None:
         if self.mixing not in MIXING_RULES:
             raise ValueError(f"Unknown mixing {self.mixing!r}. {nearest(str(self.mixing), MIXING_RULES)}")
@@ -129,6 +143,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if self.ddp_find_unused_parameters is None:
             # The heads and adapters of the tasks that a step has no rows of take no part in it.
             self.ddp_find_unused_parameters = True
+        self._check_balancing()
 
     def mixture_options(self) -> dict[str, Any]:
         """What a `Mixture` is made of."""
@@ -165,4 +180,22 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if self.length_group is not None and self.length_group < 1:
             raise ValueError(
                 f"length_group={self.length_group} must be 1 (shuffled) or more batches, or None (by the task's size)."
+            )
+
+    def _check_balancing(self) -> None:
+        if isinstance(self.balancing_options, str):
+            raise ValueError(f"balancing_options={self.balancing_options!r} must be a dict, or JSON: '{{\"c\": 0.4}}'.")
+        check_balancing(self.balancing, self.balancing_options)
+        if self.balancing == "static":
+            return
+        draws = self.gradient_accumulation_steps if self.tasks_per_step is None else self.tasks_per_step
+        if draws < 2 and not self.share_rows and self.balancing in GRADIENT_METHODS:
+            raise ValueError(
+                f"balancing={self.balancing!r} needs several tasks in an optimizer step, and it has one: set "
+                "gradient_accumulation_steps to the number of tasks, and leave tasks_per_step out."
+            )
+        if self.torch_empty_cache_steps is not None or self.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
+            raise ValueError(
+                f"balancing={self.balancing!r} does its own training step, without torch_empty_cache_steps and the "
+                "LOMO optimizers: leave these out, or take balancing='static'."
             )

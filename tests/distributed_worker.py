@@ -1,7 +1,8 @@
 """What each process of the distributed tests runs: an epoch over two tasks, then its weights and rows to a file.
 
 Usage: distributed_worker.py FOLDER OUT ACCUMULATION, in FOLDER the tiny backbone; in the environment
-ADAPTERS=none|lora, SAVE_STEPS for checkpoints, RESUME for the name of one to go on from, ARGS for training arguments.
+ADAPTERS=none|lora, BALANCING for a method, SAVE_STEPS for checkpoints, RESUME for the name of one to go on from, ARGS
+for training arguments.
 """
 
 import json
@@ -50,6 +51,7 @@ args = MultiTaskTrainingArguments(
     gradient_accumulation_steps=accumulation,
     tasks_per_step=min(2, accumulation),
     learning_rate=1e-3,
+    balancing=os.environ.get("BALANCING", "static"),
     report_to="none",
     save_strategy="steps" if "SAVE_STEPS" in os.environ else "no",
     save_steps=int(os.environ.get("SAVE_STEPS", 500)),

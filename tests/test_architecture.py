@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 # A module imports only from smaller numbers or from its own package.
 LAYERS = {
-    0: ["nearest", "backbone", "scoring", "balancing", "remote_code", "hub"],
-    1: ["tasks", "mixing", "bundled"],
+    0: ["nearest", "backbone", "scoring", "remote_code", "hub"],
+    1: ["tasks", "mixing", "balancing", "bundled"],
     2: ["config", "data", "metrics", "pipeline_batches", "cached_batches", "language_model"],
     3: ["adapters", "model_card"],
     4: ["freezing", "saving", "writing"],
@@ -26,7 +26,7 @@ LAYERS = {
     6: ["modeling"],
     7: ["pipeline", "export", "analysis"],
     8: ["training_args"],
-    9: ["evaluation"],
+    9: ["evaluation", "balanced_training"],
     10: ["trainer"],
     11: ["auto", "recipe"],
     12: ["cli"],

@@ -80,6 +80,14 @@ def test_two_processes_under_a_token_budget_learn_the_same_mixture_and_weights(f
     assert furthest(one, two) < 1e-5
 
 
+@pytest.mark.parametrize("method", ["pcgrad", "gradnorm", "famo"])
+def test_two_processes_balance_as_one_that_accumulates(method: str, folder: Path) -> None:
+    one = launch([], folder, accumulation=4, ADAPTERS="none", BALANCING=method)
+    two = launch(TORCHRUN, folder, accumulation=2, ADAPTERS="none", BALANCING=method)
+    assert one["rows"] == two["rows"]
+    assert furthest(one, two) < 1e-5
+
+
 def test_two_processes_resume_to_the_bit(folder: Path) -> None:
     unbroken = launch(TORCHRUN, folder, accumulation=1, ADAPTERS="lora", SAVE_STEPS="3")
     resumed = launch(TORCHRUN, folder, accumulation=1, ADAPTERS="lora", RESUME="checkpoint-3")

@@ -89,6 +89,18 @@ def test_a_recipe_says_all_of_the_mixture(values: Values, load: Callable[..., Re
     assert load(values).training_arguments(tmp_path / "out").max_repeats == 4.0
 
 
+def test_balancing_and_its_options_become_training_arguments(
+    values: Values, load: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    values["balancing"] = {"method": "cagrad", "c": "4e-1", "normalize": "no"}
+    values["training"]["gradient_accumulation_steps"] = 3
+    args = load(values).training_arguments(tmp_path)
+    assert (args.balancing, args.balancing_options) == ("cagrad", {"c": 0.4, "normalize": False})
+    del values["balancing"]
+    args = load(values).training_arguments(tmp_path)
+    assert (args.balancing, args.balancing_options) == ("static", None)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_loads_and_its_files_are_there(path: Path) -> None:
     recipe = Recipe.load(path)
@@ -211,8 +223,15 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key(value: Any, kind: Any) 
         ("mixing.batch_sizes", {"pos": "many"}, r"mixing\.batch_sizes\.pos must be a whole number, got 'many'"),
         ("mixing.max_tokens_per_batch", "all", r"mixing\.max_tokens_per_batch must be a whole number or null"),
         ("training.length_group", 4, r"write it as mixing\.length_group"),
-        ("balancing", {"method": "pcgrad"}, r"balancing\.method='pcgrad' is not known\. Known: \['static'\]"),
-        ("balancing", {"methd": "static"}, r"balancing has no key 'methd'\..*Did you mean 'method'\?"),
+        ("balancing", {"method": "pcgrd"}, r"balancing\.method='pcgrd' is not known\. .*Did you mean 'pcgrad'\?"),
+        (
+            "balancing",
+            {"methd": "static"},
+            r"balancing \(method static\) has no key 'methd'\..*Did you mean 'method'\?",
+        ),
+        ("balancing", {"method": "dwa", "windw": 5}, r"has no key 'windw'\..*Did you mean 'window'\?"),
+        ("balancing", {"method": "dwa", "window": "few"}, r"balancing\.window must be a whole number, got 'few'"),
+        ("training.balancing", "pcgrad", r"write it as `balancing: \{method: \.\.\.\}`"),
         ("training.learning_rat", 1, r"training has no key 'learning_rat'\..*Did you mean 'learning_rate'\?"),
         ("training.learning_rate", "fast", r"training\.learning_rate must be a number, got 'fast'"),
         ("training.num_train_epochs", [1], r"training\.num_train_epochs must be a number, got \[1\]"),

@@ -33,7 +33,7 @@ class Recipe:
         data: name -> where the task's rows are.
         adapters: a `peft.LoraConfig`, or None: the tasks share the whole backbone.
         mixing: training argument -> value, of the mixture.
-        balancing: how the tasks' losses become one step.
+        balancing: training argument -> value, of the balancing.
         training: training argument -> value, all others.
         card: what the model card says beside the scores: licence, language, tags, sources of the data.
         text: the YAML; with overrides the YAML that says the same as both.
@@ -97,7 +97,7 @@ class Recipe:
             when = values.get("eval_strategy") or values.get("save_strategy") or "epoch"
             values = {"save_strategy": when, "eval_strategy": when} | values
         return MultiTaskTrainingArguments(
-            output_dir=os.fspath(output_dir), **(_TRAINING_DEFAULTS | dict(self.mixing) | values)
+            output_dir=os.fspath(output_dir), **(_TRAINING_DEFAULTS | dict(self.mixing) | dict(self.balancing) | values)
         )
 
     def load_data(self, splits: Iterable[str] = SPLITS) -> dict[str, dict[str, Any]]:

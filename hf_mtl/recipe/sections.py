@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..adapters import adapter_fields, adapter_from_dict, adapter_to_dict
+from ..balancing import BALANCING_METHODS, balancing_options
 from ..mixing import MIXING_RULES, Mixture
 from ..model_card import DataSet
 from ..nearest import nearest
@@ -32,10 +33,9 @@ MIXING = {
 # Keys of `mixing:` that hold a value a task, and of what kind it is.
 _BY_TASK = {"weights": float | str, "references": float, "batch_sizes": int}
 ADAPTERS = ("lora",)
-BALANCING = ("static",)
 CARD = ("license", "language", "tags", "datasets")
 # Said on the command line, where they change from run to run.
-_NOT_TRAINING = {"output_dir", "resume_from_checkpoint", *MIXING.values()}
+_NOT_TRAINING = {"output_dir", "resume_from_checkpoint", *MIXING.values(), "balancing", "balancing_options"}
 
 
 def read_backbone(value: Any, folder: Path) -> str:
@@ -120,14 +120,16 @@ def read_mixing(value: Any, tasks: Iterable[str]) -> dict[str, Any]:
 
 def read_balancing(value: Any) -> dict[str, Any]:
     given = mapping(value, "balancing")
-    check_keys(given, ["method"], "balancing")
-    method = given.get("method", "static")
-    if method not in BALANCING:
+    method = given.pop("method", "static")
+    if method not in BALANCING_METHODS:
         raise ValueError(
-            f"balancing.method={method!r} is not known. {nearest(str(method), BALANCING)} "
+            f"balancing.method={method!r} is not known. {nearest(str(method), BALANCING_METHODS)} "
             "static: each task's loss counts by its `weight`."
         )
-    return given
+    known = balancing_options(method)
+    check_keys(given, ["method", *known], f"balancing (method {method})")
+    options = {key: fit(v, known[key], f"balancing.{key}") for key, v in given.items()}
+    return {"balancing": method, "balancing_options": options or None}
 
 
 def read_training(value: Any) -> dict[str, Any]:
@@ -135,6 +137,10 @@ def read_training(value: Any) -> dict[str, Any]:
     for key, argument in MIXING.items():
         if argument in given:
             raise ValueError(f"training.{argument}: the mixture has its own section, write it as mixing.{key}.")
+    if "balancing" in given or "balancing_options" in given:
+        raise ValueError(
+            "training.balancing: it has its own section, write it as `balancing: {method: ...}`, options beside it."
+        )
     if "output_dir" in given or "resume_from_checkpoint" in given:
         raise ValueError(
             "training.output_dir and resume_from_checkpoint come with the command: --output_dir, --resume."

@@ -270,6 +270,11 @@ class Task:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, tuple)}
 
+    def number_of_labels(self, tokenizer: Any) -> int:
+        """Among how many answers the loss chooses at a time: a guess at random loses the logarithm of it."""
+        known = [values for values in self.labels_of_head().values() if values and isinstance(values[0], str)]
+        return max([2, *map(len, known)])
+
     def build_head(self, backbone: Any) -> nn.Module:
         """The head for a backbone with this config: `forward(hidden, mask, labels=None) -> TaskOutput`."""
         raise NotImplementedError

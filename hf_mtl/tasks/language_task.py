@@ -25,6 +25,9 @@ class LanguageTask(Task):
         super().__post_init__()
         self._check("layer", self.layer, self.layer == -1, "-1: a language model reads its last layer")
 
+    def number_of_labels(self, tokenizer: Any) -> int:
+        return len(tokenizer)
+
     def sums(self, outputs: Sequence[np.ndarray], features: Sequence[Features], rows: int) -> list[dict[str, Any]]:
         """What `token_loss` gave, added up for each row: `{"log_likelihood", "hits", "tokens"}`."""
         total = np.zeros((rows, 3))

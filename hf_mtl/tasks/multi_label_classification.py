@@ -91,6 +91,9 @@ class MultiLabelClassification(PooledLabelTask):
     def references(self, rows: Sequence[Row]) -> list[list[str]]:
         return [label_names(row[self.label], self.labels) for row in rows]
 
+    def number_of_labels(self, tokenizer: Any) -> int:
+        return 2  # each label by itself: yes or no
+
     def build_head(self, backbone: Any) -> nn.Module:
         return self.pooled_head(backbone, len(self.known_labels()), F.binary_cross_entropy_with_logits)
 

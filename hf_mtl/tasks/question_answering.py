@@ -143,6 +143,9 @@ class QuestionAnswering(Task):
 
     # ------------------------------------------------------------------ model and answers
 
+    def number_of_labels(self, tokenizer: Any) -> int:
+        return self.limit(tokenizer)  # an end of the answer is one of the positions
+
     def build_head(self, backbone: Any) -> nn.Module:
         how = self.pooling
         if how == "auto":  # the mean would dilute what the first token of an encoder is there for

@@ -1,0 +1,156 @@
+"""The balancing of tasks in training: one backward a task, and the optimizer step that a method makes of them."""
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from .balancing import Balancing, GradientBalancing, GradientRows, LossBalancing, make_balancing
+from .tasks import Task
+from .training_args import MultiTaskTrainingArguments
+
+__all__ = ["BalancedTrainingMixin"]
+
+logger = logging.getLogger(__name__)
+
+_STATE = "balancing.json"  # in a checkpoint's folder
+
+
+class BalancedTrainingMixin(Trainer):
+    """The training step of `MultiTaskTrainer` where `args.balancing` is not `static`.
+
+    A micro-batch is backpropagated as soon as it is read, task by task. What its losses or gradients are is kept until
+    the last micro-batch of the optimizer step; then the method decides, before gradients are clipped.
+    """
+
+    args: MultiTaskTrainingArguments
+    _tasks: dict[str, Task]
+    _balancing: Balancing | None
+
+    def _begin_balancing(self, tokenizer: Any) -> None:
+        """The method in its first state."""
+        args = self.args
+        labels = None
+        if args.balancing == "log-labels":
+            labels = {name: task.number_of_labels(tokenizer) for name, task in self._tasks.items()}
+        options: Any = args.balancing_options
+        self._balancing = make_balancing(args.balancing, list(self._tasks), options, seed=args.seed, labels=labels)
+        self._micro_losses: list[tuple[str, Tensor]] = []
+        self._rows: GradientRows | None = None
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self._begin_balancing(self.processing_class)
+        if self._balancing is not None:
+            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                raise ValueError(
+                    f"balancing={self.args.balancing!r} needs whole gradients in each process, which DeepSpeed and "
+                    "FSDP have not: train without them, or with balancing='static'."
+                )
+            if kwargs.get("resume_from_checkpoint") is not None:
+                self._load_balancing(Path(kwargs["resume_from_checkpoint"], _STATE), self._balancing)
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        method = self._balancing
+        if method is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        optimizer: Any = self.optimizer
+        optimizer.train()
+        inputs = self._prepare_inputs(inputs)
+        # DDP averages what all backwards of a step add up to; rows are averaged one by one.
+        with self.accelerator.no_sync(model) if isinstance(method, GradientBalancing) else nullcontext():
+            with self.compute_loss_context_manager():
+                loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+            if isinstance(method, GradientBalancing):
+                self._collect(outputs.task_losses)
+            else:
+                self._backpropagate(outputs.task_losses, method)
+        self._micro_losses += [(name, value.detach()) for name, value in outputs.task_losses.items()]
+        if self.accelerator.sync_gradients:
+            self._end_step(method)
+        return loss.detach() / self.current_gradient_accumulation_steps
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        model: Any = self.model
+        return [p for p in model.parameters() if p.requires_grad]
+
+    def _weighted(self, name: str, loss: Tensor) -> Tensor:
+        """A task's part of the step's plain loss."""
+        return loss * (self._tasks[name].weight / self.current_gradient_accumulation_steps)
+
+    def _backpropagate(self, losses: Mapping[str, Tensor], method: Any) -> None:
+        terms = [self._weighted(name, method.term(name, loss)) for name, loss in losses.items()]
+        self.accelerator.backward(torch.stack(terms).sum())
+
+    def _collect(self, losses: Mapping[str, Tensor]) -> None:
+        """One backward a task; its gradients become its row."""
+        if self._rows is None:
+            self._rows = GradientRows(list(self._tasks), self._trained())
+        for number, (name, loss) in enumerate(losses.items(), start=1):
+            # Tasks that share rows share the backbone's activations, which the last of them is done with.
+            self.accelerator.backward(self._weighted(name, loss), retain_graph=number < len(losses))
+            self._rows.collect(name)
+
+    def _end_step(self, method: Balancing) -> None:
+        if isinstance(method, LossBalancing):
+            factor = method.end_step(self._losses_of_step())
+            gradients = [p.grad for p in self._trained() if p.grad is not None]
+            if factor != 1.0 and gradients:
+                torch._foreach_mul_(gradients, factor)
+        elif isinstance(method, GradientBalancing) and self._rows is not None:
+            if self.args.world_size > 1:
+                self._rows.average()
+            if method.step == 0 and len(self._rows.tasks) > 1 and not self._rows.share:
+                logger.warning(
+                    "balancing=%r has nothing to do: the tasks %s share no parameter that is trained. With adapters "
+                    "each task has its own.",
+                    self.args.balancing,
+                    self._rows.tasks,
+                )
+            losses = self._losses_of_step() if method.reads_losses else {}
+            method.end_step(self._rows, {name: sum(values) / len(values) for name, values in losses.items()})
+            self._rows = None
+        self._micro_losses = []
+
+    def _losses_of_step(self) -> dict[str, list[float]]:
+        """task -> the losses of its micro-batches, of all processes: each micro-batch's stand together."""
+        values = torch.stack([value.float() for _, value in self._micro_losses])
+        if self.args.world_size > 1:
+            # Each process has the same tasks in the same order.
+            values = self.accelerator.gather(values).view(self.args.world_size, -1).T
+        losses: dict[str, list[float]] = {}
+        for (name, _), found in zip(self._micro_losses, values.reshape(len(values), -1).tolist(), strict=True):
+            losses.setdefault(name, []).extend(found)
+        return losses
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to a training log what the tasks of the last step counted by: `weight_<task>`."""
+        if "loss" in logs and self._balancing is not None:
+            logs |= {f"weight_{name}": weight for name, weight in self._balancing.weights.items()}
+        super().log(logs, start_time)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._balancing is not None and self.args.should_save:
+            state = {"method": self.args.balancing, "state": self._balancing.state_dict()}
+            Path(output_dir, _STATE).write_text(json.dumps(state), encoding="utf-8")
+
+    def _load_balancing(self, path: Path, method: Balancing) -> None:
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"method": "static"}
+        if kept["method"] == self.args.balancing:
+            method.load_state_dict(kept["state"])
+        else:
+            logger.warning(
+                "%s was written with balancing=%r; %r begins anew.", path.parent, kept["method"], self.args.balancing
+            )
