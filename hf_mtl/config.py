@@ -26,6 +26,8 @@ class MultiTaskConfig(PreTrainedConfig):
         tasks: the tasks in their order, as `Task` objects or as their dicts. The order is kept, but nothing depends
             on it: tasks are known by their names.
         adapters: None: all tasks share the whole backbone. Else the fields of a peft config with its `peft_type`.
+        task_adapters: the same for tasks that have another one than `adapters` says; None: the task has none, and reads
+            the bare backbone.
         backbone_name: where the backbone came from (a Hub id or a folder), for the model card.
         card_data: what else the model card says: `results`, `baselines`, `split`, `datasets`, `recipe`, `license`,
             `language`, as `render_card` takes them. Kept here, so that whoever pushes the model later pushes its card.
@@ -33,6 +35,7 @@ class MultiTaskConfig(PreTrainedConfig):
         language_model: what the backbone is beside a reader of texts: None, `masked`, `causal` or `seq2seq`.
         mask_token_id: the mask of a `masked` one.
         generation: the backbone's generation settings, of a `causal` or `seq2seq` one.
+        backbone_fingerprint: of a checkpoint without its backbone: of the one that it is loaded over.
 
     Raises:
         ValueError: an unknown task type or field, an unusable or repeated task name.
@@ -47,11 +50,13 @@ class MultiTaskConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     tasks: list | None = None
     adapters: dict | None = None
+    task_adapters: dict | None = None
     backbone_name: str | None = None
     card_data: dict | None = None
     language_model: str | None = None
     mask_token_id: int | None = None
     generation: dict | None = None
+    backbone_fingerprint: str | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -75,6 +80,10 @@ class MultiTaskConfig(PreTrainedConfig):
     def get_tasks(self) -> dict[str, Task]:
         """The tasks by name."""
         return {task["name"]: task_from_dict(task) for task in self.tasks or []}
+
+    def adapter_of(self, name: str) -> dict[str, Any] | None:
+        """The adapter of a task, as the fields of a peft config; None: it has none."""
+        return (self.task_adapters or {}).get(name, self.adapters)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON values, with the keys that let transformers load it by `trust_remote_code=True`."""

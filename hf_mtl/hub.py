@@ -1,13 +1,15 @@
-"""A folder, written for the occasion, to the Hub in one commit."""
+"""A folder, written for the occasion, to the Hub in one commit; and some files of a repository from there."""
 
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import httpx2
-from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import CommitInfo, HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-__all__ = ["PUSH_OPTIONS", "push_folder"]
+__all__ = ["PUSH_OPTIONS", "fetch_folder", "push_folder"]
 
 # What `push_folder` takes beside the repository and the writer.
 PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
@@ -67,3 +69,38 @@ def push_folder(
             revision=revision,
             create_pr=create_pr,
         )
+
+
+def fetch_folder(
+    name: str | os.PathLike[str],
+    files: Sequence[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """A folder with the files of a repository that match one of the patterns `files`. A folder here is itself.
+
+    Raises:
+        OSError: there is neither such a folder nor such a repository that this token may read, or no network.
+    """
+    if os.path.isdir(name):
+        return Path(name)
+    try:
+        found = snapshot_download(
+            os.fspath(name), revision=revision, token=token, cache_dir=cache_dir, allow_patterns=list(files)
+        )
+    except HFValidationError as error:
+        raise OSError(f"{str(name)!r} is neither a folder that exists nor a repository's id on the Hub.") from error
+    except LocalEntryNotFoundError as error:
+        raise OSError(
+            f"{str(name)!r} is no folder here, it is not in the Hub's local cache, and the Hub cannot be reached. Give "
+            "a folder, or go online."
+        ) from error
+    except HfHubHTTPError as error:
+        raise OSError(
+            f"{str(name)!r} is neither a folder nor a repository that you may read on the Hub"
+            f"{'' if revision is None else f' at revision {revision!r}'}. Check the spelling; for a private one log in "
+            f"by `hf auth login`, or give token=... ({error})"
+        ) from error
+    return Path(found)

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from .adapters import (
-    adapter_from_dict,
-    adapter_to_dict,
     parameter_counts,
     parameter_table,
     replaying,
@@ -24,16 +23,21 @@ from .adapters import (
 from .backbone import prepare_tokenizer
 from .bundled import locate_backbone
 from .config import MultiTaskConfig
+from .export import ExportMixin
 from .forwarding import ForwardMixin, MultiTaskOutput
 from .language_model import auto_class, kind_needed, text_part
+from .packs import PacksMixin
 from .saving import SavingMixin
-from .task_life import TaskLifeMixin, check_layer, tasks_of
+from .task_life import TaskLifeMixin, adapter_settings, check_layer, tasks_of
+from .task_start import TaskStartMixin
 from .tasks import Task
 
 __all__ = ["MultiTaskModel", "MultiTaskOutput"]
 
 
-class MultiTaskModel(ForwardMixin, TaskLifeMixin, SavingMixin, PreTrainedModel):
+class MultiTaskModel(
+    ForwardMixin, TaskLifeMixin, TaskStartMixin, PacksMixin, ExportMixin, SavingMixin, PreTrainedModel
+):
     """A pretrained backbone with a head, and if wanted an adapter, for each of many tasks.
 
     Made by `from_backbone`, saved by `save_pretrained`, loaded by `from_pretrained`. With adapters the backbone is
@@ -62,12 +66,7 @@ class MultiTaskModel(ForwardMixin, TaskLifeMixin, SavingMixin, PreTrainedModel):
         self.backbone = _build_backbone(config) if backbone is None else backbone
         read = text_part(self.backbone, config.language_model)
         self._takes = frozenset(inspect.signature(read.forward).parameters)
-        adapters = adapter_from_dict(config.adapters)
-        if adapters is not None and self.tasks:
-            if backbone is None:
-                # Initialisations that read the base weights have nothing to read here; the values are loaded.
-                adapters.init_lora_weights = True
-            self._inject(adapters, self.tasks.values())
+        self._inject(self.tasks.values(), loading=backbone is None)
         for task in self.tasks.values():
             check_layer(task, text_config)
         self.heads = nn.ModuleDict({name: task.build_head(text_config) for name, task in self.tasks.items()})
@@ -94,8 +93,8 @@ class MultiTaskModel(ForwardMixin, TaskLifeMixin, SavingMixin, PreTrainedModel):
             name: Hub id or folder of an encoder, a decoder or an encoder-decoder (whose encoder is taken). Where the
                 Hub cannot be reached, all-MiniLM-L6-v2 comes from the package of extra `quickstart`.
             tasks: the tasks, with their labels known.
-            adapters: a `peft.LoraConfig`: each task gets such an adapter of its own and the backbone is frozen.
-                None: the tasks share the whole backbone, and it is trained.
+            adapters: a `peft.LoraConfig`: each task gets such an adapter of its own and the backbone is frozen; or a
+                dict task -> its `LoraConfig`. None: the tasks share the whole backbone, and it is trained.
             revision: branch, tag or commit on the Hub.
             token: Hub token for private repositories.
             cache_dir: where downloads are kept.
@@ -121,7 +120,7 @@ class MultiTaskModel(ForwardMixin, TaskLifeMixin, SavingMixin, PreTrainedModel):
         config = MultiTaskConfig(
             text_config=copy.deepcopy(backbone.config),
             tasks=tasks,
-            adapters=adapter_to_dict(adapters),
+            **adapter_settings(adapters, tasks),
             backbone_name=name,
             language_model=kind,
             mask_token_id=tokenizer.mask_token_id if kind == "masked" else None,
@@ -136,16 +135,29 @@ class MultiTaskModel(ForwardMixin, TaskLifeMixin, SavingMixin, PreTrainedModel):
         return model
 
     @classmethod
-    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, name: Any, *args: Any, backbone: str | os.PathLike[str] | None = None, **kwargs: Any
+    ) -> Any:
         """Loads a model and, where it lies beside it, its tokenizer. See `PreTrainedModel.from_pretrained`.
 
         A `config` with more tasks than the checkpoint gives them fresh heads and adapters.
 
+        Args:
+            name: Hub id or folder.
+            *args: as for `PreTrainedModel.from_pretrained`.
+            backbone: of a checkpoint saved without its backbone: where that is, if not where it was.
+            **kwargs: as for `PreTrainedModel.from_pretrained`.
+
         Raises:
             OSError: there is no such model, or its weights are cut short or damaged.
+            ValueError: the backbone is another one than the checkpoint was saved over.
         """
         try:
-            loaded: Any = super().from_pretrained(name, *args, **kwargs)
+            config = None if name is None else _config_of(name, kwargs)
+            if config is not None and config.backbone_fingerprint is not None:
+                loaded: Any = cls._over_backbone(name, config, backbone, kwargs)
+            else:
+                loaded = super().from_pretrained(name, *args, **kwargs)
         except SafetensorError as error:
             raise OSError(
                 f"The weights of {str(name)!r} cannot be read: a file is cut short or damaged ({error}). "
@@ -154,14 +166,41 @@ class MultiTaskModel(ForwardMixin, TaskLifeMixin, SavingMixin, PreTrainedModel):
         model: MultiTaskModel = loaded[0] if kwargs.get("output_loading_info") else loaded
         model._freeze()
         if name is not None:
-            hub = {
-                k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only", "subfolder") if k in kwargs
-            }
+            hub = _hub_options(kwargs)
             if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **hub):
                 model.tokenizer = prepare_tokenizer(
                     AutoTokenizer.from_pretrained(name, **hub), model.config.text_config
                 )
         return loaded
+
+    @classmethod
+    def _over_backbone(cls, name: Any, config: MultiTaskConfig, backbone: Any, kwargs: dict[str, Any]) -> Any:
+        """A model whose checkpoint has only what learns, over the backbone that it was made on."""
+        hub = {k: kwargs[k] for k in ("token", "cache_dir") if k in kwargs}
+        where = locate_backbone(os.fspath(backbone or config.backbone_name or ""), **hub)
+        passed = ("dtype", "attn_implementation", "device_map", "local_files_only")
+        options = {"dtype": "auto"} | {k: kwargs[k] for k in passed if k in kwargs}
+        found = auto_class(config.language_model).from_pretrained(where, config=config.text_config, **hub, **options)
+        config = copy.deepcopy(config)
+        config.text_config = copy.deepcopy(found.config)
+        config.dtype = found.dtype
+        wanted, config.backbone_fingerprint = config.backbone_fingerprint, None
+        model = cls(config, backbone=_for_tasks(found, config.language_model))
+        model.heads.to(found.device)
+        file: Any = cached_file(name, "model.safetensors", **_hub_options(kwargs))
+        values = load_file(file)
+        bare = {f"backbone.{key}" for key, _ in model.backbone.named_parameters(remove_duplicate=False)}
+        missing, unexpected = model.load_state_dict(values, strict=False)
+        if odd := [*unexpected, *(key for key in missing if key not in bare or "lora_" in key)]:
+            raise OSError(f"The weights of {str(name)!r} do not fit its config: {odd[:5]}. Copy or download it again.")
+        own = model.fingerprint_without(values)
+        if own != wanted:
+            raise ValueError(
+                f"{str(name)!r} was saved without its backbone, {config.backbone_name!r} with fingerprint {wanted}, "
+                f"and the backbone at {where!r} has {own}. Say where the right one is: "
+                "from_pretrained(..., backbone=...)."
+            )
+        return (model.eval(), {}) if kwargs.get("output_loading_info") else model.eval()
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
@@ -186,6 +225,18 @@ class MultiTaskModel(ForwardMixin, TaskLifeMixin, SavingMixin, PreTrainedModel):
     def print_trainable_parameters(self) -> None:
         """Prints the parameters of the backbone, and of each task its head's and its adapter's."""
         sys.stdout.write(parameter_table(self.parameter_counts()) + "\n")
+
+
+def _hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+    return {k: kwargs[k] for k in names if k in kwargs}
+
+
+def _config_of(name: Any, kwargs: dict[str, Any]) -> MultiTaskConfig:
+    config = kwargs.get("config")
+    if isinstance(config, MultiTaskConfig):
+        return config
+    return MultiTaskConfig.from_pretrained(name if config is None else config, **_hub_options(kwargs))
 
 
 def _build_backbone(config: MultiTaskConfig) -> PreTrainedModel:

@@ -1,18 +1,27 @@
 """The tasks of a model: added, replaced, taken out, without a change to what the others answer."""
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
-from .adapters import adapter_from_dict, delete_adapter, inject_adapters
+from .adapters import (
+    adapter_from_dict,
+    adapter_to_dict,
+    delete_adapter,
+    inject_adapters,
+    rename_adapter,
+    rename_key,
+)
 from .freezing import FreezingMixin
 from .language_model import kind_needed, text_part
 from .nearest import nearest
 from .tasks import Task
 from .tasks.base import shown
 
-__all__ = ["TaskLifeMixin", "check_layer", "tasks_of"]
+__all__ = ["TaskLifeMixin", "adapter_settings", "check_layer", "tasks_of"]
 
 
 class TaskLifeMixin(FreezingMixin):
@@ -26,12 +35,20 @@ class TaskLifeMixin(FreezingMixin):
             raise ValueError(f"The model has no task {name!r}. {nearest(str(name), self.tasks)}")
         return self.tasks[name]
 
-    def add_task(self, task: Task) -> None:
+    def add_task(self, task: Task, adapter: Any = None) -> None:
         """Adds a task with a fresh head and adapter. No other task's answers change by a bit.
 
+        Args:
+            task: with its labels known.
+            adapter: a `peft.LoraConfig` of its own, in place of the one that the model's tasks have.
+
         Raises:
-            ValueError: the model has a task of this name already, or it is no task.
+            ValueError: the model has a task of this name already, or it is no task; or an adapter for a model that has
+                none.
         """
+        self._add(task, self.config.adapters if adapter is None else adapter_to_dict(adapter))
+
+    def _add(self, task: Task, adapter: Mapping[str, Any] | None) -> None:
         tasks_of(task)
         if task.name in self.tasks:
             raise ValueError(f"The model has a task {task.name!r} already. Remove it first, or take another name.")
@@ -41,13 +58,15 @@ class TaskLifeMixin(FreezingMixin):
                 f"Task {task.name!r} ({task.type}) needs a language model, and this model's backbone was taken without "
                 "one, for no task needed it. Make the model by from_backbone with such a task among its tasks."
             )
+        self._check_adapters(task.name, adapter)
         head = task.build_head(self.config.text_config).to(self.device)
         head.apply(self._init_weights)
-        adapters = adapter_from_dict(self.config.adapters)
-        if adapters is not None:
-            training = self.training
-            self._inject(adapters, [task])
-            self.backbone.train(training)
+        if adapter != self.config.adapters:
+            own = None if adapter is None else dict(adapter)
+            self.config.task_adapters = {**(self.config.task_adapters or {}), task.name: own}
+        training = self.training
+        self._inject([task])
+        self.backbone.train(training)
         self.heads[task.name] = head.train(self.training)
         self.tasks[task.name] = task
         self.config.tasks = [*(self.config.tasks or []), task.to_dict()]
@@ -86,21 +105,74 @@ class TaskLifeMixin(FreezingMixin):
         del self.heads[name], self.tasks[name]
         if self.config.adapters is not None:
             delete_adapter(self.backbone, name)
+        (self.config.task_adapters or {}).pop(name, None)
         self.config.tasks = [values for values in self.config.tasks or [] if values["name"] != name]
         for part in (self.config.card_data or {}).values():
             if isinstance(part, dict):
                 part.pop(name, None)
         self._freeze()  # taking an adapter out, peft freezes the others
 
-    def _inject(self, adapters: Any, tasks: Iterable[Task]) -> None:
-        """Gives tasks their adapters, in the part of the backbone that they run through."""
-        kinds = {task.name: task.language_model for task in tasks}
-        whole = [name for name, kind in kinds.items() if kind == "seq2seq"]
-        text = [name for name in kinds if name not in whole]
-        if text:
-            inject_adapters(text_part(self.backbone, self.config.language_model), adapters, text)
-        if whole:  # the decoder and its attention to the encoder as well
-            inject_adapters(self.backbone, adapters, whole)
+    def _set_adapter(self, name: str, adapter: Mapping[str, Any]) -> None:
+        """Gives a task, which there is already, a fresh adapter with these settings in the place of its own."""
+        task = self.task(name)
+        self._check_adapters(name, adapter)
+        training = self.training
+        delete_adapter(self.backbone, name)
+        self.config.task_adapters = {**(self.config.task_adapters or {}), name: dict(adapter)}
+        self._inject([task])
+        self.backbone.train(training)
+        self._freeze()
+
+    def _check_adapters(self, name: str, adapter: Mapping[str, Any] | None) -> None:
+        if adapter is not None and self.config.adapters is None:
+            raise ValueError(
+                f"Task {name!r} cannot have an adapter: this model's tasks share all of the backbone, which is "
+                "trained with them. Make the model by from_backbone(..., adapters=LoraConfig(...))."
+            )
+
+    def rename_task(self, old: str, new: str) -> None:
+        """Gives a task another name: its head, its adapter, its place among the tasks and its part of the card stay.
+
+        Raises:
+            ValueError: there is no task `old`, there is one named `new`, or `new` cannot be a task's name.
+        """
+        task = dataclasses.replace(self.task(old), name=new)
+        if new == old:
+            return
+        if new in self.tasks:
+            raise ValueError(f"Task {old!r} cannot become {new!r}: the model has such a task. Take another name.")
+        rename_key(self.heads, old, new)
+        rename_key(self.tasks, old, new)
+        self.tasks[new] = task
+        if self.config.adapters is not None:
+            rename_adapter(self.backbone, old, new)
+        rename_key(self.config.task_adapters or {}, old, new)
+        self.config.tasks = [task.to_dict() if v["name"] == old else v for v in self.config.tasks or []]
+        for part in (self.config.card_data or {}).values():
+            if isinstance(part, dict):
+                rename_key(part, old, new)
+
+    def _inject(self, tasks: Iterable[Task], loading: bool = False) -> None:
+        """Gives tasks their adapters, each in the part of the backbone that it runs through.
+
+        `loading`: the values come later; initialisations that read the base weights would have nothing to read.
+        """
+        groups: dict[tuple[bool, str], list[Task]] = {}
+        for task in tasks:
+            settings = self.config.adapter_of(task.name)
+            if settings is not None:
+                groups.setdefault((task.language_model == "seq2seq", repr(settings)), []).append(task)
+        for found in groups.values():
+            adapter: Any = adapter_from_dict(self.config.adapter_of(found[0].name))
+            if loading:
+                adapter.init_lora_weights = True
+            inject_adapters(self._part(found[0]), adapter, [task.name for task in found])
+
+    def _part(self, task: Task) -> PreTrainedModel:
+        """The part of the backbone that has the task's adapter: a task that writes runs through the decoder as well."""
+        if task.language_model == "seq2seq":
+            return self.backbone
+        return text_part(self.backbone, self.config.language_model)
 
 
 def check_layer(task: Task, config: Any) -> None:
@@ -119,3 +191,22 @@ def tasks_of(value: Any) -> list[Task]:
     if not tasks:
         raise ValueError("tasks is empty: a model needs one task or more. More are added by add_task.")
     return tasks
+
+
+def adapter_settings(adapters: Any, tasks: Iterable[Task]) -> dict[str, Any]:
+    """What a config keeps of one adapter for all tasks, or of a dict task -> adapter, whose first is for tasks to come.
+
+    Raises:
+        ValueError: the dict does not name each task once, or an adapter cannot be used.
+    """
+    if not isinstance(adapters, Mapping):
+        return {"adapters": adapter_to_dict(adapters)}
+    names = [task.name for task in tasks]
+    for name in [*adapters, *names]:
+        if name not in names:
+            raise ValueError(f"adapters names a task {name!r} that is not among the tasks. {nearest(str(name), names)}")
+        if name not in adapters:
+            raise ValueError(f"adapters says nothing of task {name!r}: give its LoraConfig, or None for no adapter.")
+    own = {name: adapter_to_dict(adapters[name]) for name in names}
+    first = next((values for values in own.values() if values is not None), None)
+    return {"adapters": first, "task_adapters": {n: v for n, v in own.items() if v != first} or None}

@@ -80,6 +80,12 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
             )
         if args.freeze_layers is not None:
             model.freeze_layers(args.freeze_layers)
+        if not args.save_backbone and model.config.adapters is None:
+            raise ValueError(
+                "save_backbone=False leaves the backbone out of checkpoints, and without adapters it is trained: set "
+                "save_backbone=True, or make the model with adapters."
+            )
+        model.save_backbone = args.save_backbone
         if args.n_gpu > 1:
             logger.warning(
                 "This process sees %d GPUs and trains on one: torch's DataParallel would cut batches where their tasks "

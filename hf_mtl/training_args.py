@@ -123,6 +123,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
     balancing_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Options of the balancing method, by name; on a command line as JSON."}
     )
+    save_backbone: bool = field(
+        default=True,
+        metadata={
+            "help": "False: checkpoints hold adapters and heads alone, and are loaded over the pretrained backbone. "
+            "With adapters only."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.mixing not in MIXING_RULES:

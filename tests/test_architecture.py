@@ -22,9 +22,9 @@ LAYERS = {
     2: ["config", "data", "metrics", "pipeline_batches", "cached_batches", "language_model"],
     3: ["adapters", "model_card"],
     4: ["freezing", "saving", "writing"],
-    5: ["forwarding", "task_life"],
+    5: ["export", "forwarding", "packs", "task_life", "task_start"],
     6: ["modeling"],
-    7: ["pipeline", "export", "analysis"],
+    7: ["pipeline", "analysis"],
     8: ["training_args"],
     9: ["evaluation", "balanced_training"],
     10: ["trainer"],
@@ -36,10 +36,13 @@ LAYER = {part: number for number, parts in LAYERS.items() for part in parts}
 SLOW = {"evaluate", "matplotlib", "scipy", "seqeval", "sklearn", "tensorboard"}  # to import, and seldom needed
 READ_BY_TRANSFORMERS = {
     "config",
+    "export",
     "forwarding",
     "modeling",
+    "packs",
     "saving",
     "task_life",
+    "task_start",
     "writing",
 }  # their annotations must be types, not strings
 

@@ -329,7 +329,7 @@ def test_wrong_calls_say_what_to_do(wrong: Any, message: str, tiny_backbone: Any
         (LoraConfig(init_lora_weights="pissa"), "init_lora_weights='pissa' changes the backbone"),
         (LoraConfig(modules_to_save=["classifier"]), "modules_to_save"),
         (LoraConfig(bias="all"), "bias='all'"),
-        ({"r": 8}, "must be a peft LoraConfig"),
+        ({"r": 8}, "adapters names a task 'r' that is not among the tasks"),
     ],
 )
 def test_adapters_that_cannot_be_routed_are_refused(adapters: Any, message: str, tiny_backbone: Any) -> None:

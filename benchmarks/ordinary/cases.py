@@ -208,6 +208,8 @@ CASES: dict[str, Case] = {
         gold=_column("label"),
         score=partial(scoring.relation_scores, no_relation="Other"),
         metrics=("f1_macro_relations", "accuracy"),
+        train=1000,
+        rate=5e-4,
     ),
     "multiple-choice (CommonsenseQA)": Case(
         data="commonsenseqa",

@@ -13,6 +13,7 @@ from torch import nn
 from typing_extensions import Self
 
 from ..nearest import nearest
+from .plain import PlainHead
 from .training_rows import training_rows
 
 __all__ = ["RowError", "Task", "TaskOutput", "shown"]
@@ -278,6 +279,21 @@ class Task:
     def build_head(self, backbone: Any) -> nn.Module:
         """The head for a backbone with this config: `forward(hidden, mask, labels=None) -> TaskOutput`."""
         raise NotImplementedError
+
+    def plain_head(self, head: nn.Module) -> PlainHead:
+        """The head in the form of transformers' own class for such tasks; `head` has the weights.
+
+        Raises:
+            ValueError: no class there answers as this head does; says why.
+        """
+        raise self.not_plain("transformers has no class for tasks of this type")
+
+    def not_plain(self, reason: str) -> ValueError:
+        """The error that says why `plain_head` gives nothing."""
+        return ValueError(
+            f"Task {self.name!r} ({self.type}) cannot be exported: {reason}. Share it as a task pack "
+            f"(model.save_task({self.name!r}, folder)), or take its backbone alone (model.merge_task({self.name!r}))."
+        )
 
     # ------------------------------------------------------------------ answers
 

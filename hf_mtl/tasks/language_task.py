@@ -5,10 +5,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import nn
 
 from .base import Features, Row, Task
+from .plain import PlainHead
 
 __all__ = ["LanguageTask", "WritingTask", "by_row"]
+
+_MODELS: Mapping[str | None, str] = {
+    "masked": "AutoModelForMaskedLM",
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,9 @@ class LanguageTask(Task):
 
         found = token_scores(predictions)
         return {"token_accuracy": found["token_accuracy"], perplexity: found["perplexity"]}
+
+    def plain_head(self, head: nn.Module) -> PlainHead:
+        return PlainHead(model=_MODELS[self.language_model], reads="language")
 
     def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> None:
         """None: there is no commonest answer to a text."""

@@ -42,6 +42,7 @@ class MultiLabelClassification(PooledLabelTask):
 
     main_metric = "f1_micro"
     least_labels = 1
+    plain_problem = "multi_label_classification"
     not_in_features = PooledLabelTask.not_in_features | {"threshold"}
     not_encoded = PooledLabelTask.not_encoded | not_in_features
 

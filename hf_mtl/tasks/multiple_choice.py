@@ -12,6 +12,7 @@ from torch import nn
 
 from ..backbone import is_causal, width_of
 from .base import Features, Row, RowError, Task, TaskOutput, shown
+from .plain import PlainHead
 from .pooling import POOLINGS, pool, resolve_pooling
 from .registry import register_task
 from .softmax import softmax
@@ -109,6 +110,15 @@ class MultipleChoice(Task):
 
     def build_head(self, backbone: Any) -> nn.Module:
         return ChoiceScorer(width_of(backbone), resolve_pooling(self.pooling, is_causal(backbone)), self.dropout)
+
+    def plain_head(self, head: nn.Module) -> PlainHead:
+        scorer: Any = head
+        if scorer.pooling != "first":
+            raise self.not_plain(
+                f"it reads a choice's {scorer.pooling} vector, and transformers' classes read the first token's; a "
+                "task made with pooling='first' can be exported"
+            )
+        return PlainHead(model="AutoModelForMultipleChoice", reads="choices", weight=scorer.scorer.weight)
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]

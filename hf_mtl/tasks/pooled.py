@@ -11,6 +11,7 @@ from torch import nn
 from ..backbone import is_causal, width_of
 from .base import Features, Row, Task, TaskOutput
 from .labels import check_labels
+from .plain import PlainHead
 from .pooling import POOLINGS, pool, resolve_pooling
 from .texts import encode_texts
 
@@ -28,19 +29,23 @@ class PooledTask(Task):
         text_pair: the column of the second text, for pairs.
         label: the column of what is to be answered.
         pooling: `mean`, `first`, `last`, or `auto`: the last token on a causal backbone, the mean elsewhere.
+        bias: whether the head's linear layer has a bias. transformers' own classes on decoders have none, so that
+            a task that is to be exported from a decoder must have none.
     """
 
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
     pooling: str = "auto"
+    bias: bool = True
 
-    not_in_features = Task.not_in_features | {"pooling"}
+    not_in_features = Task.not_in_features | {"pooling", "bias"}
     not_encoded = Task.not_encoded | {"label", *not_in_features}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("pooling", self.pooling, self.pooling in POOLINGS, f"one of {POOLINGS}")
+        self._check("bias", self.bias, self.bias in (True, False), "true or false")
 
     def inputs(self) -> dict[str, str]:
         return {"text": self.text} | ({"text_pair": self.text_pair} if self.text_pair else {})
@@ -66,7 +71,26 @@ class PooledTask(Task):
     def pooled_head(self, backbone: Any, outputs: int, loss: Loss) -> nn.Module:
         """A head with so many logits for a backbone with this config."""
         how = resolve_pooling(self.pooling, is_causal(backbone))
-        return PooledClassifier(width_of(backbone), outputs, how, self.dropout, loss)
+        return PooledClassifier(width_of(backbone), outputs, how, self.dropout, loss, bias=self.bias)
+
+    # `problem_type` of transformers' configs for such tasks.
+    plain_problem: ClassVar[str] = "single_label_classification"
+
+    def plain_head(self, head: nn.Module) -> PlainHead:
+        pooled: Any = head
+        if pooled.pooling == "mean":
+            raise self.not_plain(
+                "it reads the mean of a text's vectors, and transformers' classes read one token's; a task made with "
+                "pooling='first' (on a decoder 'last') can be exported"
+            )
+        return PlainHead(
+            model="AutoModelForSequenceClassification",
+            reads=pooled.pooling,
+            weight=pooled.classifier.weight,
+            bias=pooled.classifier.bias,
+            labels=self.labels_of_head().get("labels"),
+            problem=self.plain_problem,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +125,24 @@ class PooledClassifier(nn.Module):
         pooling: `mean`, `first` or `last`.
         dropout: before the linear layer.
         loss: `(logits [batch, labels] in float32, labels)` -> the mean over the batch.
+        bias: whether the linear layer has one.
     """
 
-    def __init__(self, width: int, labels: int, pooling: str, dropout: float, loss: Loss = F.cross_entropy):
+    def __init__(
+        self,
+        width: int,
+        labels: int,
+        pooling: str,
+        dropout: float,
+        loss: Loss = F.cross_entropy,
+        *,
+        bias: bool = True,
+    ):
         super().__init__()
         self.pooling = pooling
         self.loss = loss
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, labels)
+        self.classifier = nn.Linear(width, labels, bias=bias)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
         """`hidden [batch, seq, width]`, `mask [batch, seq]`, `labels` as the loss wants -> `logits [batch, labels]`."""

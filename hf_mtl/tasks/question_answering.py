@@ -19,6 +19,7 @@ from .answer_spans import Window, rank_spans
 from .base import Features, Row, RowError, Task, TaskOutput
 from .context_windows import encode_contexts
 from .gold_answers import gold_answers, label_windows, locate_gold
+from .plain import PlainHead
 from .pooling import POOLINGS, pool, resolve_pooling
 from .registry import register_task
 from .softmax import softmax
@@ -57,6 +58,8 @@ class QuestionAnswering(Task):
             without one. None, never learned, is as True.
         pooling: the vector that "no answer" is read from: `mean`, `first`, `last`, or `auto`: the last token
             on a causal backbone, whose first token has seen nothing, and the first elsewhere.
+        separate_null: False: "no answer" is read from the first token by the weights that read all other tokens, as in
+            transformers' own classes, whose form can be exported; True: by weights of its own.
     """
 
     question: str = "question"
@@ -70,10 +73,13 @@ class QuestionAnswering(Task):
     top_k: int = 1
     allow_no_answer: bool | None = None
     pooling: str = "auto"
+    separate_null: bool = True
 
     main_metric = "f1"
     per_token = True
-    not_in_features = Task.not_in_features | {"max_answer_length", "null_threshold", "n_best", "top_k", "pooling"}
+    not_in_features = Task.not_in_features | {
+        "max_answer_length", "null_threshold", "n_best", "top_k", "pooling", "separate_null",
+    }  # fmt: skip
     not_encoded = Task.not_encoded | not_in_features | {"answers", "allow_no_answer"}
 
     def __post_init__(self) -> None:
@@ -94,6 +100,7 @@ class QuestionAnswering(Task):
             "true, false or null",
         )
         self._check("pooling", self.pooling, self.pooling in POOLINGS, f"one of {POOLINGS}")
+        self._check("separate_null", self.separate_null, self.separate_null in (True, False), "true or false")
 
     def inputs(self) -> dict[str, str]:
         return {"question": self.question, "context": self.context}
@@ -150,7 +157,22 @@ class QuestionAnswering(Task):
         how = self.pooling
         if how == "auto":  # the mean would dilute what the first token of an encoder is there for
             how = resolve_pooling(how, True) if is_causal(backbone) else "first"
-        return SpanReader(width_of(backbone), how, self.dropout)
+        return SpanReader(width_of(backbone), how if self.separate_null else None, self.dropout)
+
+    def plain_head(self, head: nn.Module) -> PlainHead:
+        """Where there always is an answer, the first token's logits are others, from which no answer is read."""
+        if self.separate_null and self.allow_no_answer is not False:
+            raise self.not_plain(
+                "whether there is no answer is read by weights of its own, which transformers' classes do not have; a "
+                "task made with separate_null=False, or allow_no_answer=False, can be exported"
+            )
+        reader: Any = head
+        return PlainHead(
+            model="AutoModelForQuestionAnswering",
+            reads="tokens",
+            weight=reader.spans.weight,
+            bias=reader.spans.bias,
+        )
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
@@ -210,14 +232,17 @@ def _prediction(answer: str, start: int, end: int, score: float, null_score: flo
 
 
 class SpanReader(nn.Module):
-    """Begin and end logits of every position; in the first real one, no answer's, out of a pooled vector."""
+    """Begin and end logits of every position; in the first real one, no answer's, out of a pooled vector.
 
-    def __init__(self, width: int, pooling: str, dropout: float):
+    `pooling=None`: no answer's are the first real position's own.
+    """
+
+    def __init__(self, width: int, pooling: str | None, dropout: float):
         super().__init__()
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.spans = nn.Linear(width, 2)
-        self.null = nn.Linear(width, 2)
+        self.null = None if pooling is None else nn.Linear(width, 2)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
         """`hidden [batch, seq, width]`, `mask [batch, seq]`, `labels [batch, 2]` -> `logits [batch, seq, 2]`.
@@ -225,10 +250,13 @@ class SpanReader(nn.Module):
         Labels count from the first real position, on whichever side the padding is.
         """
         hidden = hidden.to(self.spans.weight.dtype)
-        null = self.null(self.dropout(pool(hidden, mask, self.pooling)))
         begin = mask.bool().int().argmax(1, keepdim=True)
-        at_begin = torch.arange(mask.shape[1], device=mask.device) == begin
-        logits = torch.where(at_begin[..., None], null[:, None], self.spans(self.dropout(hidden)))
+        if self.null is None or self.pooling is None:
+            logits = self.spans(self.dropout(hidden))
+        else:
+            null = self.null(self.dropout(pool(hidden, mask, self.pooling)))
+            at_begin = torch.arange(mask.shape[1], device=mask.device) == begin
+            logits = torch.where(at_begin[..., None], null[:, None], self.spans(self.dropout(hidden)))
         if labels is None:
             return TaskOutput(None, logits)
         scores = logits.float().masked_fill(~mask.bool()[..., None], torch.finfo(torch.float32).min)

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from .base import Features, Row, RowError, shown
 from .labels import declared_names
+from .plain import PlainHead
 from .pooled import PooledTask
 from .registry import register_task
 
@@ -44,6 +45,7 @@ class Regression(PooledTask):
 
     main_metric = "spearman"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
+    plain_problem = "regression"
     # Features hold the data's own numbers; `stack_labels` scales them.
     not_in_features = PooledTask.not_in_features | {"low", "high"}
     not_encoded = PooledTask.not_encoded | not_in_features
@@ -113,6 +115,18 @@ class Regression(PooledTask):
     def build_head(self, backbone: Any) -> nn.Module:
         self.known_range()
         return self.pooled_head(backbone, 1, F.mse_loss)
+
+    def plain_head(self, head: nn.Module) -> PlainHead:
+        """Its number is in the unit of the data, as answers are, and is not kept inside `low` to `high`."""
+        low, high = self.known_range()
+        plain = super().plain_head(head)
+        if plain.weight is None or (plain.bias is None and low != 0):
+            raise self.not_plain(f"its head has no bias (bias=False), which numbers from low={low!r} need")
+        return replace(
+            plain,
+            weight=plain.weight * (high - low),
+            bias=None if plain.bias is None else plain.bias * (high - low) + low,
+        )
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]

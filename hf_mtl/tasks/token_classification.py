@@ -17,6 +17,7 @@ from .base import Features, Row, TaskOutput
 from .bio import has_end_tags, is_bio, legal_moves, names_scheme, spans
 from .crf import LinearChainCRF
 from .labels import check_labels, declared_names, label_id, label_index, label_lists, label_names, sorted_names
+from .plain import PlainHead
 from .registry import register_task
 from .tagging import tag_words
 from .window_values import by_row, label_windows, mean_cross_entropy, stack_windows
@@ -121,6 +122,18 @@ class TokenClassification(WordTask):
             allowed = legal_moves(labels).copy()
             allowed[-1] = True  # a window may begin inside a span; that a row does not is seen to in decoding
         return CrfTokenClassifier(width_of(backbone), len(labels), self.dropout, allowed)
+
+    def plain_head(self, head: nn.Module) -> PlainHead:
+        if self.crf:
+            raise self.not_plain("its tags are scored together by a CRF (crf=True), which transformers does not have")
+        layer: Any = head
+        return PlainHead(
+            model="AutoModelForTokenClassification",
+            reads="tokens",
+            weight=layer.classifier.weight,
+            bias=layer.classifier.bias,
+            labels=self.labels,
+        )
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]

@@ -1,0 +1,108 @@
+"""One task's adapter made out of others': peft's weighted merges, into an adapter that is there already."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import cast
+
+import torch
+from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, task_arithmetic, ties
+from torch import nn
+
+from .inject import adapter_layers
+from .layers import RoutedLinear
+
+__all__ = ["COMBINATIONS", "combine_adapters"]
+
+Merge = Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor]
+
+_PRUNING = {"ties": ties, "dare_linear": dare_linear, "dare_ties": dare_ties, "magnitude_prune": magnitude_prune}
+# peft's `combination_type`s but for `cat`, whose rank is the sum of all.
+COMBINATIONS = ("svd", "linear", *_PRUNING, *(f"{name}_svd" for name in _PRUNING))
+
+
+@torch.no_grad()
+def combine_adapters(
+    part: nn.Module, name: str, weights: Mapping[str, float], method: str, density: float, seed: int
+) -> None:
+    """Gives the adapter of a task the weighted merge of other tasks' adapters, in every layer where it has one.
+
+    With `svd` the products of the low-rank weights are added up and cut to the adapter's rank; without, the two
+    matrices are each added up, which mixes one task's down with another's up (peft's own `linear`, and cheap). A layer
+    that a source has no weights for takes what the others have.
+
+    Args:
+        part: the part of the backbone that has the adapters.
+        name: the task's whose adapter is filled.
+        weights: source -> weight.
+        method: one of `COMBINATIONS`.
+        density: which share of the values is kept, of methods that prune.
+        seed: of the values that `dare` keeps.
+
+    Raises:
+        ValueError: adapters that cannot be combined: DoRA's, or of different ranks by a method without `svd`.
+    """
+    layers = [layer for layer in adapter_layers(part) if name in layer.lora_A]
+    for layer in layers:  # before anything is changed
+        _check(layer, name, weights, method)
+    merge = _merge(method.removesuffix("_svd"), density)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in layers:
+            present = {source: weight for source, weight in weights.items() if source in layer.lora_A}
+            if present:
+                down, up = _combined(layer, present, method, merge, layer.r[name])
+                own_down, own_up = _weight(layer.lora_A, name), _weight(layer.lora_B, name)
+                own_down.zero_()[: len(down)] = down.to(own_down)
+                own_up.zero_()[:, : up.shape[1]] = (up / layer.scaling[name]).to(own_up)
+
+
+def _weight(held: nn.ModuleDict, name: str) -> torch.Tensor:
+    return cast(torch.Tensor, held[name].weight)
+
+
+def _check(layer: RoutedLinear, name: str, weights: Mapping[str, float], method: str) -> None:
+    names = [name, *(source for source in weights if source in layer.lora_A)]
+    if any(other in layer.lora_variant for other in names):
+        raise ValueError(
+            "DoRA adapters cannot be combined: their magnitudes do not add up. Use LoRA without use_dora=True."
+        )
+    ranks = {other: layer.r[other] for other in names}
+    if not method.endswith("svd") and len(set(ranks.values())) > 1:
+        raise ValueError(
+            f"Adapters of different ranks ({ranks}) cannot be combined by {method!r}. Use method="
+            f"{'svd' if method == 'linear' else method + '_svd'!r}."
+        )
+
+
+def _merge(kind: str, density: float) -> Merge:
+    return partial(_PRUNING[kind], density=density) if kind in _PRUNING else task_arithmetic
+
+
+def _combined(
+    layer: RoutedLinear, weights: Mapping[str, float], method: str, merge: Merge, rank: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`down [r, in]` and `up [out, r]`, whose product is what is added to the base weight. On the CPU, where `dare`
+    draws by the seed."""
+    downs = [_weight(layer.lora_A, source).float().cpu() for source in weights]
+    ups = [_weight(layer.lora_B, source).float().cpu() for source in weights]
+    factors = torch.tensor([weight * layer.scaling[source] for source, weight in weights.items()])
+    if method == "svd":
+        return _cut(
+            torch.cat([up * factor for up, factor in zip(ups, factors, strict=True)], 1), torch.cat(downs), rank
+        )
+    if method.endswith("svd"):
+        # peft scales first and weighs while it merges.
+        whole = [up @ down * layer.scaling[s] for s, up, down in zip(weights, ups, downs, strict=True)]
+        left, values, right = torch.linalg.svd(merge(whole, torch.tensor(list(weights.values()))), full_matrices=False)
+        return right[:rank], left[:, :rank] * values[:rank]
+    roots = factors.abs().sqrt()
+    return merge(downs, roots * factors.sign()), merge(ups, roots)  # a sign on both would be none
+
+
+def _cut(up: torch.Tensor, down: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best approximation of `up @ down` of this rank, without making that large product."""
+    q_up, r_up = torch.linalg.qr(up)
+    q_down, r_down = torch.linalg.qr(down.T)
+    left, values, right = torch.linalg.svd(r_up @ r_down.T)
+    rank = min(rank, len(values))
+    return (q_down @ right.T).T[:rank], (q_up @ left)[:, :rank] * values[:rank]

@@ -1,0 +1,169 @@
+"""Adapters in peft's own files: `adapter_config.json` and `adapter_model.safetensors`."""
+
+import copy
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from .inject import adapter_to_dict
+from .layers import RoutedLinear
+
+__all__ = ["ADAPTER_FILES", "fill_adapter", "read_adapter", "save_adapter", "tensors_of"]
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_FILES = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME)
+_PREFIX = "base_model.model."
+
+
+def save_adapter(
+    part: nn.Module,
+    name: str,
+    settings: LoraConfig,
+    folder: str | os.PathLike[str],
+    base: str,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes one task's adapter so that `PeftModel.from_pretrained(AutoModel..., folder)` reads it.
+
+    Args:
+        part: the part of the backbone that has the adapter; the names in the file are relative to it.
+        name: the task's.
+        settings: the config that it was made by.
+        folder: made where it is not there.
+        base: the backbone's name, for the file.
+        dtype: of the values in the file; None: as they are.
+    """
+    found = dict(tensors_of(part, name))
+    config: Any = copy.deepcopy(settings)
+    config.base_model_name_or_path = base
+    config.inference_mode = True
+    # The layers by their full names: "all-linear", or "dense", would take in a pooler, which has no adapter here.
+    config.target_modules = {path for path, layer in _layers(part, name)}
+    config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
+    # GPT-2's Conv1D keeps its weight transposed.
+    config.fan_in_fan_out = any(layer.fan_in_fan_out for _, layer in _layers(part, name))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(os.fspath(folder))
+    values = {key: value.detach().to("cpu", dtype or value.dtype).contiguous() for key, value in found.items()}
+    save_file(values, Path(folder, SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
+
+
+def tensors_of(part: nn.Module, name: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of one task's adapter by their names in peft's files, which do not hold the task's."""
+    for path, layer in _layers(part, name):
+        for kind in layer.adapter_layer_names:
+            held = getattr(layer, kind)
+            if name not in held:
+                continue
+            for leaf, parameter in held[name].named_parameters():
+                # DoRA's magnitudes are a module's here and were none when the format was made.
+                yield f"{_PREFIX}{path}.{kind}" + ("" if "magnitude" in kind else f".{leaf}"), parameter
+
+
+def _layers(part: nn.Module, name: str) -> Iterator[tuple[str, RoutedLinear]]:
+    for path, module in part.named_modules():
+        if isinstance(module, RoutedLinear) and name in module.lora_A:
+            yield path, module
+
+
+def fill_adapter(part: nn.Module, name: str, values: Mapping[str, torch.Tensor]) -> None:
+    """Gives a task's adapter the values of a file.
+
+    Raises:
+        ValueError: the file lacks values, has others, or they have other shapes.
+    """
+    own = dict(tensors_of(part, name))
+    if odd := sorted(own.keys() ^ values.keys()):
+        side = "lacks" if odd[0] in own else "has"
+        raise ValueError(
+            f"The adapter for task {name!r} does not fit: the file {side} {odd[0]!r} ({len(odd)} such differences). "
+            "It was made for other layers, or is damaged."
+        )
+    for key, parameter in own.items():
+        if parameter.shape != values[key].shape:
+            raise ValueError(
+                f"The adapter for task {name!r} does not fit: {key!r} has shape {tuple(values[key].shape)}, and the "
+                f"backbone's layer wants {tuple(parameter.shape)}. It was made for another backbone."
+            )
+    with torch.no_grad():
+        for key, parameter in own.items():
+            parameter.copy_(values[key])
+
+
+def read_adapter(folder: str | os.PathLike[str], part: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """An adapter that plain peft made: its settings for this part of a backbone, and its values by our names.
+
+    The layers are those that the file has values for. What it has for a classifier or a pooler is left out, with a
+    warning: no head here reads them.
+
+    Raises:
+        ValueError: a kind of adapter that cannot be routed, or one for another backbone.
+    """
+    config = PeftConfig.from_pretrained(os.fspath(folder))
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"The adapter in {str(folder)!r} is {config.peft_type}: only LoRA can be routed.")
+    known = {path: module for path, module in part.named_modules() if isinstance(module, nn.Module)}
+    raw = load_file(Path(folder, SAFETENSORS_WEIGHTS_NAME))
+    values: dict[str, torch.Tensor] = {}
+    places: dict[str, str] = {}  # layer here -> layer as the file names it
+    left: list[str] = []
+    for key, value in raw.items():
+        path, dot, rest = key.removeprefix(_PREFIX).partition(".lora_")
+        here = path if path in known else path.removeprefix(f"{part.base_model_prefix}.")
+        if dot and here in known:
+            values[f"{_PREFIX}{here}.lora_{rest}"] = value
+            places[here] = path
+        elif dot and here.partition(".")[0] in known and not here.startswith("pooler"):
+            raise ValueError(f"The adapter in {str(folder)!r} is for another backbone: this one has no {here!r}.")
+        else:
+            left.append(key.removeprefix(_PREFIX))
+    if not values:
+        raise ValueError(f"The adapter in {str(folder)!r} is for another backbone: no layer here is one of {left[:3]}.")
+    for key, value in values.items():
+        path, _, rest = key.removeprefix(_PREFIX).partition(".lora_")
+        layer = known[path]
+        base = layer.get_base_layer() if isinstance(layer, RoutedLinear) else layer
+        wanted = _width(base, rest)
+        if wanted is None or value.shape[-1 if rest.startswith("A") else 0] != wanted:
+            raise ValueError(
+                f"The adapter in {str(folder)!r} is for another backbone: {key.removeprefix(_PREFIX)!r} has shape "
+                f"{tuple(value.shape)}, and the layer here is {base}."
+            )
+    if left:
+        logger.warning("Left out of the adapter in %s, as no head here reads it: %s.", folder, ", ".join(left))
+    return adapter_to_dict(_for_layers(config, places, values)) or {}, values
+
+
+def _width(layer: nn.Module, rest: str) -> int | None:
+    """How wide the values of a layer's adapter must be: as its input (A), or as its output; None: no linear layer."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features if rest.startswith("A") else layer.out_features
+    if isinstance(layer, Conv1D):
+        return int(layer.nx if rest.startswith("A") else layer.nf)
+    return None
+
+
+def _for_layers(config: Any, places: Mapping[str, str], values: Mapping[str, torch.Tensor]) -> LoraConfig:
+    """The config with each layer by its full name here, and each layer's rank and alpha."""
+    ranks = {here: values[f"{_PREFIX}{here}.lora_A.weight"].shape[0] for here in places}
+    alphas = {
+        here: config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), path), config.lora_alpha)
+        for here, path in places.items()
+    }
+    config.target_modules = set(places)
+    config.rank_pattern = {here: rank for here, rank in ranks.items() if rank != config.r}
+    config.alpha_pattern = {here: alpha for here, alpha in alphas.items() if alpha != config.lora_alpha}
+    config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
+    config.modules_to_save = config.task_type = config.auto_mapping = None
+    return config
