@@ -1,8 +1,9 @@
 """What the package must know of a backbone: its width, its direction, its longest input."""
 
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["is_causal", "longest_input", "prepare_tokenizer", "rows_come_first", "width_of"]
+__all__ = ["check_offsets", "is_causal", "longest_input", "prepare_tokenizer", "rows_come_first", "width_of"]
 
 # A tokenizer whose model has no limit says so with a number of this size or more (transformers' VERY_LARGE_INTEGER).
 NO_LIMIT = 1_000_000
@@ -59,20 +60,32 @@ def longest_input(config: Any) -> int | None:
     return int(positions)
 
 
-def prepare_tokenizer(tokenizer: Any, config: Any) -> Any:
+def check_offsets(tokenizer: Any, tasks: Iterable[Any]) -> None:
+    """Raises ValueError where a task must know the characters of a subword, and a slow tokenizer is to say them."""
+    needing = [f"{task.name!r} ({task.type})" for task in tasks if task.needs_offsets]
+    if needing and not tokenizer.is_fast:
+        raise ValueError(
+            f"{'Task' if len(needing) == 1 else 'Tasks'} {', '.join(needing)}: the tokenizer must say which characters "
+            f"a subword stands for, and {type(tokenizer).__name__}, a slow one, does not. Take a backbone with a "
+            "tokenizer.json, or leave out such tasks: those of whole texts, and those that write, do not need it."
+        )
+
+
+def prepare_tokenizer(tokenizer: Any, config: Any, tasks: Iterable[Any] = ()) -> Any:
     """Makes a tokenizer fit to batch for this backbone, in place.
 
     A decoder's tokenizer often has no padding token: the end-of-text token takes its place (padded positions are
     masked, so which token it is does not matter). `model_max_length` becomes what the backbone really takes.
 
+    Args:
+        tokenizer: fast, or, where no task needs offsets, slow.
+        config: the backbone's.
+        tasks: those that it tokenizes for.
+
     Raises:
-        ValueError: the tokenizer has no offsets (a slow one), which word and span tasks need.
+        ValueError: it gives no offsets (a slow one), and a task needs them; or no token can stand in for padding.
     """
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"The tokenizer {type(tokenizer).__name__} is not a fast one, and gives no offsets of its subwords. "
-            "Load it by AutoTokenizer.from_pretrained(..., use_fast=True), or convert it to a tokenizer.json."
-        )
+    check_offsets(tokenizer, tasks)
     if tokenizer.pad_token_id is None:
         spare = next((t for t in (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token) if t), None)
         if spare is None:

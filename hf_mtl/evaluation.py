@@ -150,10 +150,14 @@ class EvaluationMixin(Trainer):
                 raise ValueError(
                     f"The {split} data has {name!r}, which is none of the model's tasks {list(self._tasks)}."
                 )
-        return {
+        encoded = {
             name: encode_dataset(self._tasks[name], self._ids[name], rows, tokenizer, split)
             for name, rows in data.items()
         }
+        for name, part in encoded.items():
+            if part.labelled and split != "train":
+                self._tasks[name].require_scorers()
+        return encoded
 
     def _evaluated(self, data: Any, split: str) -> dict[str, EncodedDataset]:
         if data is not None:

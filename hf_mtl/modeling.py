@@ -116,7 +116,7 @@ class MultiTaskModel(
             "attn_implementation": backbone.config._attn_implementation,
             "dtype": backbone.dtype,
         }
-        tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(where, **hub), backbone.config)
+        tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(where, **hub), backbone.config, tasks)
         config = MultiTaskConfig(
             text_config=copy.deepcopy(backbone.config),
             tasks=tasks,
@@ -169,7 +169,7 @@ class MultiTaskModel(
             hub = _hub_options(kwargs)
             if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **hub):
                 model.tokenizer = prepare_tokenizer(
-                    AutoTokenizer.from_pretrained(name, **hub), model.config.text_config
+                    AutoTokenizer.from_pretrained(name, **hub), model.config.text_config, model.tasks.values()
                 )
         return loaded
 

@@ -78,7 +78,7 @@ class MultiTaskPipeline(Pipeline):
                 "The model has no tokenizer: none was saved beside it. Give the pipeline one: tokenizer=... "
                 "(the backbone's, by its Hub id or folder)."
             )
-        tokenizer = prepare_tokenizer(tokenizer, model.config.text_config)
+        tokenizer = prepare_tokenizer(tokenizer, model.config.text_config, model.tasks.values())
         if model.tokenizer is None:
             model.tokenizer = tokenizer
         _whole_number("batch_size", kwargs.get("batch_size"))

@@ -15,6 +15,7 @@ from .adapters import (
     rename_adapter,
     rename_key,
 )
+from .backbone import check_offsets
 from .freezing import FreezingMixin
 from .language_model import kind_needed, text_part
 from .nearest import nearest
@@ -28,6 +29,7 @@ class TaskLifeMixin(FreezingMixin):
     """What a `MultiTaskModel` does with its tasks."""
 
     heads: nn.ModuleDict
+    tokenizer: Any
 
     def task(self, name: str) -> Task:
         """The task of this name; raises ValueError where there is none."""
@@ -59,6 +61,8 @@ class TaskLifeMixin(FreezingMixin):
                 "one, for no task needed it. Make the model by from_backbone with such a task among its tasks."
             )
         self._check_adapters(task.name, adapter)
+        if self.tokenizer is not None:
+            check_offsets(self.tokenizer, [task])
         head = task.build_head(self.config.text_config).to(self.device)
         head.apply(self._init_weights)
         if adapter != self.config.adapters:

@@ -96,7 +96,7 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         tokenizer = processing_class if processing_class is not None else model.tokenizer
         if tokenizer is None:
             raise ValueError("The trainer needs a tokenizer: give processing_class, or set model.tokenizer.")
-        model.tokenizer = prepare_tokenizer(tokenizer, model.config.text_config)
+        model.tokenizer = prepare_tokenizer(tokenizer, model.config.text_config, model.tasks.values())
         self.args, self._tasks = args, dict(model.tasks)
         self._begin_balancing(tokenizer)  # before the data is encoded: what it lacks is said at once
         self._ids = {name: i for i, name in enumerate(model.tasks)}

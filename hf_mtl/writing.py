@@ -73,6 +73,8 @@ class WritingMixin(PreTrainedModel):
         given = task.generation_options(self.tokenizer) | dict(options or {})
         if "max_new_tokens" in given and "max_length" in given:  # of the two the one that the caller said
             given.pop("max_new_tokens" if "max_length" in (options or {}) else "max_length")
+        if given.get("stop_strings") is not None:
+            given.setdefault("tokenizer", self.tokenizer)
         with use_route(self._route(name)):
             return generate(self.backbone, str(task.language_model), input_ids, hidden, mask, given)
 

@@ -157,3 +157,66 @@ def test_the_command_says_what_is_wrong_in_one_line(
     (tmp_path / "pos" / "train.jsonl").unlink()
     assert main(["inspect", str(write_recipe(tmp_path, values))]) == 2
     assert "error: Task 'pos', split 'train': no such file" in capsys.readouterr().err.splitlines()[-1]
+
+
+# ---------------------------------------------------------------------- texts that are written, and lemmas
+
+
+def test_targets_are_measured_and_shown_as_the_model_learns_them(
+    values: Values, inspect: Any, tiny_backbone: Callable[[str], str], tmp_path: Path, capsys: Any
+) -> None:
+    rows = [{"text": row["text"], "target": row["text"][::-1]} for row in some_rows("intent", "train")]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    task = {"type": "translation", "prefix": "turn: ", "max_target_length": 9, "data": {"train": "pairs.jsonl"}}
+    values |= {"backbone": tiny_backbone("t5"), "tasks": {"turned": task}}
+    report = inspect(values)["turned"]
+    tokenizer = AutoTokenizer.from_pretrained(values["backbone"])
+    sizes = [len(tokenizer(text_target=row["target"])["input_ids"]) for row in rows]
+    found = report.splits["train"]
+    assert (found.targets.median, found.targets.longest, found.targets.limit) == (median_low(sizes), max(sizes), 9)
+    assert found.targets.cut == sum(size > 9 for size in sizes) / 8 > 0 and found.targets.windowed == 0
+    assert found.labels == {} and found.lengths.longest == max(
+        len(tokenizer("turn: " + row["text"])["input_ids"]) for row in rows
+    )
+    for example in report.examples:
+        ids = tokenizer(text_target=example.row["target"], truncation=True, max_length=9)["input_ids"]
+        assert example.targets == [[tokenizer.decode([i]) for i in ids]] and example.gold == example.row["target"]
+    assert main(["inspect", str(tmp_path / "recipe.yaml"), "--rows", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "    targets: median " in printed and "of at most 9: " in printed and "    target subwords: <s>|" in printed
+
+
+@pytest.mark.parametrize("prompted", [True, False])
+def test_a_decoder_s_text_is_measured_with_its_prompt(
+    prompted: bool, values: Values, inspect: Any, tiny_backbone: Callable[[str], str], tmp_path: Path
+) -> None:
+    rows = [{"text": row["text"]} | ({"prompt": "Say: "} if prompted else {}) for row in some_rows("intent", "train")]
+    write_jsonl(tmp_path / "texts.jsonl", rows)
+    task = {"type": "text-generation", "max_length": 16, "data": {"train": "texts.jsonl"}}
+    values |= {"backbone": tiny_backbone("gpt2"), "tasks": {"written": task}}
+    report = inspect(values)["written"]
+    tokenizer = AutoTokenizer.from_pretrained(values["backbone"])
+    before = len(tokenizer("Say: ")["input_ids"]) if prompted else 0
+    sizes = [before + len(tokenizer(row["text"])["input_ids"]) + 1 for row in rows]
+    found = report.splits["train"]
+    assert found.lengths.longest == max(sizes) and found.targets is None
+    long = sum(size > 16 for size in sizes) / 8
+    assert (found.lengths.cut, found.lengths.windowed) == ((long, 0) if prompted else (0, long)) and long > 0
+    assert all(len(e.subwords[0]) - len(e.targets[0]) == before for e in report.examples)
+
+
+def test_lemmas_are_no_labels(values: Values, inspect: Any, tmp_path: Path) -> None:
+    rows = [{"tokens": ["Cats", "sang"], "lemmas": ["cat", "sing"]}, {"tokens": ["Dogs"], "lemmas": ["dog"]}]
+    write_jsonl(tmp_path / "lemmas.jsonl", rows)
+    data = {"train": "lemmas.jsonl", "test": "lemmas.jsonl"}
+    values["tasks"] = {"lemma": {"type": "lemmatization", "data": data}}
+    report = inspect(values)["lemma"]
+    assert all((found.labels, found.unknown) == ({}, None) for found in report.splits.values())
+    assert sorted(example.gold for example in report.examples) == [["cat", "sing"], ["dog"]]
+
+
+def test_a_task_that_the_backbone_cannot_have_is_named(values: Values, inspect: Any, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pairs.jsonl", [{"text": "x", "target": "y"}])
+    values["tasks"] = {"turned": {"type": "translation", "data": {"train": "pairs.jsonl"}}}
+    with pytest.raises(ValueError, match=r"'turned' \(translation\) needs an encoder-decoder"):
+        inspect(values)

@@ -240,6 +240,23 @@ def test_a_backbone_of_the_wrong_kind_is_named(kind: str, task: Task, wanted: st
         MultiTaskModel.from_backbone(tiny_backbone(kind), [task])
 
 
+def test_targets_longer_than_the_decoder_are_refused(tiny_backbone: Any) -> None:
+    message = r"'de': max_target_length must be 128 or less: the decoder takes no more, got 129"
+    with pytest.raises(ValueError, match=message):
+        MultiTaskModel.from_backbone(tiny_backbone("bart"), [Translation(name="de", max_target_length=129)])
+    MultiTaskModel.from_backbone(tiny_backbone("t5"), [Translation(name="de", max_target_length=129)])
+
+
+def test_writing_stops_at_given_texts(tiny_backbone: Any) -> None:
+    model = made(tiny_backbone("gpt2"), [TextGeneration(name="lm", generation={"max_new_tokens": 12})])
+    pipe = pipeline("multitask-nlp", model=model)
+    (whole,) = pipe("I lost my card").values()
+    stop = whole["generated_text"][2:4]
+    (short,) = pipe("I lost my card", generate_kwargs={"stop_strings": [stop]}).values()
+    assert whole["generated_text"].startswith(short["generated_text"]) and stop in short["generated_text"]
+    assert len(short["generated_text"]) < len(whole["generated_text"])
+
+
 def test_a_model_without_a_language_model_takes_no_such_task_and_stays_as_it_is(tiny_backbone: Any) -> None:
     model = made(tiny_backbone("t5"), [TextClassification(name="t", labels=("x", "y"))])
     with pytest.raises(ValueError, match=r"'de'.*without.*from_backbone"):

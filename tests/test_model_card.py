@@ -11,7 +11,16 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from markdown_it import MarkdownIt
 
-from hf_mtl import MultiTaskConfig, QuestionAnswering, Task, TextClassification, TokenClassification
+from hf_mtl import (
+    Lemmatization,
+    MultiTaskConfig,
+    QuestionAnswering,
+    Summarization,
+    Task,
+    TextClassification,
+    TextGeneration,
+    TokenClassification,
+)
 from hf_mtl.model_card import render_card, write_card
 from hf_mtl.model_card.card import _about
 from hf_mtl.model_card.markdown import code, fenced
@@ -467,3 +476,25 @@ def test_the_cards_kept_here_are_as_the_code_renders_them(path: Path) -> None:
     }
     kept = {(r.task_name, r.metric_name): f"{r.metric_value:.4f}" for r in card.data.eval_results or []}
     assert shown == kept
+
+
+# ---------------------------------------------------------------------- tasks that write, and lemmas
+
+
+def test_errors_are_said_to_be_better_when_lower_and_who_has_a_head() -> None:
+    written = TextGeneration(name="written")
+    card = render_card(config(written), results={"written": {"token_accuracy": 0.5, "perplexity": 12.5}})
+    assert "Of `perplexity` lower is better, and more than 1 is possible." in str(card)
+    assert "each has the backbone's own language model as its head.\n" in str(card)
+    (first, second) = metadata(card)["model-index"][0]["results"][0]["metrics"]
+    assert (first["type"], second["type"], second["value"]) == ("accuracy", "perplexity", 12.5)
+    both = str(render_card(config(Summarization(name="short"), INTENT), results={"intent": {"accuracy": 0.5}}))
+    assert "own language model as its head (`short`) or a head of its own (`intent`).\n" in both
+    assert "lower is better" not in both and "lower is better" not in str(full_card())
+    rouge = render_card(config(Summarization(name="short")), results={"short": {"rougeL": 0.5, "rouge1": 0.6}})
+    assert [m["type"] for m in metadata(rouge)["model-index"][0]["results"][0]["metrics"]] == ["rouge", "rouge"]
+
+
+def test_edit_scripts_are_no_labels_on_a_card() -> None:
+    card = str(render_card(config(Lemmatization.from_dataset("lemma", [{"tokens": ["Cats"], "lemmas": ["cat"]}]))))
+    assert "Labels" not in card and "A task with labels" not in card

@@ -118,3 +118,29 @@ def make_backbone(folder: Path, kind: str) -> str:
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def make_slow_backbone(folder: Path) -> str:
+    """A random Marian with Marian's own tokenizer, which is slow: two sentencepiece models and a list of words."""
+    import sentencepiece
+    from transformers import MarianTokenizer
+
+    for side, texts in (("source", corpus()), ("target", [text.upper() for text in corpus()])):
+        with open(folder / f"{side}.spm", "wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts), model_writer=file, vocab_size=300, minloglevel=2
+            )
+    models = [sentencepiece.SentencePieceProcessor(str(folder / f"{side}.spm")) for side in ("source", "target")]
+    pieces = [model.id_to_piece(i) for model in models for i in range(3, model.get_piece_size())]
+    words = ["</s>", "<unk>", *dict.fromkeys(pieces), "<pad>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    files = [str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")]
+    MarianTokenizer(*files, model_max_length=128).save_pretrained(folder)
+    padding = len(words) - 1
+    config = AutoConfig.for_model(
+        "marian", vocab_size=len(words), pad_token_id=padding, decoder_start_token_id=padding, eos_token_id=0,
+        forced_eos_token_id=0, **_ENCODER_DECODER,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(folder)
+    return str(folder)

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _logging():
             options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if options.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -85,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--input", type=Path, metavar="FILE.jsonl", help="what to answer, instead of TEXT; -: stdin")
     predict.add_argument("--output", type=Path, metavar="FILE.jsonl", help="gets the answers, not the screen")
     predict.add_argument("--tasks", metavar="A,B", help="the tasks that answer, instead of all that can")
+    predict.add_argument(
+        "--generation", metavar="OPTIONS", help="how tasks write, instead of as in training: '{num_beams: 4}'"
+    )
     predict.add_argument("--batch_size", type=_positive, metavar="N", help="inputs in a batch")
 
     inspect = _command(

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from .files import answered_line, check_output, naming_lines, read_examples, rep
 if TYPE_CHECKING:
     from ..modeling import MultiTaskModel
     from ..recipe import Recipe, Report
+    from ..tasks import Task
 
 __all__ = ["evaluate", "inspect", "predict", "train"]
 
@@ -24,9 +26,8 @@ def train(options: argparse.Namespace) -> None:
     print()
     for report in trained.reports.values():
         _print_report(report)
-    single = any(len(task.inputs()) == 1 for task in trained.model.tasks.values())
     print(f"The model is in {trained.output_dir}. Ask it:")
-    print(f"  hf-mtl predict {trained.output_dir} " + ('"Some text."' if single else "--input FILE.jsonl"))
+    print(f"  hf-mtl predict {trained.output_dir} {_question(trained.model.tasks.values())}")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -50,12 +51,14 @@ def predict(options: argparse.Namespace) -> None:
     if options.input is not None and (options.input.is_dir() or not options.input.exists()):
         raise ValueError(f"--input {options.input}: no such file.")
     check_output(options.output)
+    generation = None if options.generation is None else _generation(options.generation)
     model = _load(options.model)
 
     from ..pipeline import MultiTaskPipeline
 
     tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",")]
-    pipe = MultiTaskPipeline(model, **({} if tasks is None else {"tasks": tasks}))
+    said: dict[str, Any] = {"tasks": tasks, "generate_kwargs": generation}
+    pipe = MultiTaskPipeline(model, **{name: value for name, value in said.items() if value is not None})
     asked, kept = tee(iter(options.texts) if options.input is None else read_examples(options.input))
     answers = naming_lines(pipe(asked, batch_size=options.batch_size), options.input)
     answered = (answered_line(example, answer) for answer, example in zip(answers, kept, strict=True))
@@ -76,6 +79,25 @@ def inspect(options: argparse.Namespace) -> None:
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
     for line in report_lines(inspect_recipe(_recipe(options), options.rows), ascii_only=ascii_only):
         print(line)
+
+
+def _question(tasks: Iterable["Task"]) -> str:
+    """What a command line asks the tasks: a text, where one of them needs nothing else."""
+    texts = [task.sample.get(name, "Some text.") for task in tasks for name in task.inputs() if len(task.inputs()) == 1]
+    if not texts:
+        return "--input FILE.jsonl"
+    return f'"{"Some text." if "Some text." in texts else texts[0]}"'
+
+
+def _generation(text: str) -> dict[str, Any]:
+    from ..recipe import parse_value
+    from ..tasks.language_task import check_generation
+
+    options = parse_value(text, f"--generation {text}")
+    if not isinstance(options, dict):
+        raise ValueError(f"--generation must hold keys and values, as '{{num_beams: 4}}', got {text!r}.")
+    check_generation("--generation", options)
+    return options
 
 
 def _recipe(options: argparse.Namespace) -> "Recipe":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from .files import to_json
 
 if TYPE_CHECKING:
-    from ..recipe.inspection import Example, SplitReport, TaskReport
+    from ..recipe.inspection import Example, Lengths, SplitReport, TaskReport
 
 __all__ = ["report_lines"]
 
@@ -26,13 +26,10 @@ def report_lines(reports: Mapping[str, "TaskReport"], *, ascii_only: bool = Fals
 
 
 def _split(split: str, found: "SplitReport", ascii_only: bool) -> Iterator[str]:
-    sizes = found.lengths
-    measured = "" if sizes.rows == found.rows else f" (of {sizes.rows} rows drawn)"
     yield f"  {split}: {_rows(found.rows)}"
-    yield (
-        f"    subwords: median {sizes.median}, 95% up to {sizes.p95}, longest {sizes.longest}{measured}; "
-        f"of at most {sizes.limit}: {sizes.cut:.1%} cut, {sizes.windowed:.1%} in windows"
-    )
+    yield f"    subwords: {_lengths(found.lengths, found.rows)}, {found.lengths.windowed:.1%} in windows"
+    if found.targets is not None:
+        yield f"    targets: {_lengths(found.targets, found.rows)}"
     if found.labels:
         shown = [f"{_label(name, ascii_only)} {count}" for name, count in list(found.labels.items())[:_LABELS]]
         more = f", and {len(found.labels) - _LABELS} more" if len(found.labels) > _LABELS else ""
@@ -43,11 +40,21 @@ def _split(split: str, found: "SplitReport", ascii_only: bool) -> Iterator[str]:
         yield f"    {_rows(found.unknown)} with a label that no training row has"
 
 
+def _lengths(sizes: "Lengths", rows: int) -> str:
+    measured = "" if sizes.rows == rows else f" (of {sizes.rows} rows drawn)"
+    return (
+        f"median {sizes.median}, 95% up to {sizes.p95}, longest {sizes.longest}{measured}; of at most {sizes.limit}: "
+        f"{sizes.cut:.1%} cut"
+    )
+
+
 def _example(number: int, example: "Example", ascii_only: bool) -> Iterator[str]:
     windows = len(example.subwords)
     more = f" (the first of {windows} inputs)" if windows > 1 else ""
     yield f"  example {number}: {_short(to_json(dict(example.row), ascii_only=ascii_only))}"
     yield f"    subwords{more}: {_short(_joined(next(iter(example.subwords), ()), ascii_only))}"
+    if example.targets:
+        yield f"    target subwords: {_short(_joined(example.targets[0], ascii_only))}"
     yield f"    gold: {_short(to_json(example.gold, ascii_only=ascii_only))}"
 
 

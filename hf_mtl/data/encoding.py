@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -144,10 +145,23 @@ def _tokenizer_state(tokenizer: Any) -> str:
 
     They stand before its words, which are as long as a small data set's rows: those are not read and written anew.
     """
+    if not tokenizer.is_fast:
+        return _slow_tokenizer_state(tokenizer)
     head, _, words = tokenizer.backend_tokenizer.to_str().partition(_WORDS)
     state = json.loads(head + "}") | {"truncation": None, "padding": None}
     rest = [tokenizer.model_max_length, tokenizer.model_input_names, tokenizer.truncation_side]
     return json.dumps([state, *rest, tokenizer.pad_token_id, tokenizer.eos_token_id], sort_keys=True) + words
+
+
+def _slow_tokenizer_state(tokenizer: Any) -> str:
+    """Its class and the files that it saves: its own state holds paths, and what no process finds the same again."""
+    from datasets.fingerprint import Hasher
+    from transformers import __version__
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = {path.name: path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+    return Hasher.hash([type(tokenizer).__qualname__, __version__, *files.items()])
 
 
 _WORDS = ',"added_tokens":'

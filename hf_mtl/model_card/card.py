@@ -4,7 +4,7 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path, PurePath
 from typing import Any
@@ -95,7 +95,9 @@ def render_card(
         has_scores=bool(scores),
         unscored=[name for name in tasks if name not in scores],
         has_baselines=bool(chance),
-        has_labels=any(task.to_dict().get("labels") for task in tasks.values()),
+        has_labels=any(_labels(task) for task in tasks.values()),
+        own_heads=_own_heads(tasks.values()),
+        errors=distinct(m for name, values in scores.items() for m in values if m in tasks[name].lower_is_better),
         model=python_literal(model_id or "path/to/this/model"),
         recipe=fenced(recipe, "yaml") if recipe and recipe.strip() else None,
         data={name: dataset.attribution() for name, dataset in data.items()},
@@ -181,6 +183,18 @@ def _adapters(values: Mapping[str, Any] | None) -> str | None:
     return text(f"{_PEFT_NAMES.get(kind, kind)} adapter{rank}".strip())
 
 
+def _own_heads(tasks: Iterable[Task]) -> str:
+    """Who has a head: the backbone's language model is the head of tasks that it answers itself."""
+    names: dict[bool, list[str]] = {}
+    for task in tasks:
+        names.setdefault(task.language_model is not None, []).append(f"`{task.name}`")
+    written = names.get(True, [])
+    if not written:
+        return "a head of its own"
+    its = f"the backbone's own language model as its head ({', '.join(written)})"
+    return f"{its} or a head of its own ({', '.join(names[False])})" if False in names else its.partition(" (")[0]
+
+
 def _task(task: Task, example: tuple[Any, Any] | None) -> dict[str, Any]:
     inputs = list(task.inputs())
     samples = _SAMPLES | dict(task.sample)
@@ -208,7 +222,7 @@ def _about(task_type: type[Task]) -> str:
 
 def _labels(task: Task) -> str:
     labels = task.to_dict().get("labels")
-    if not labels:
+    if not labels or not task.answers_are_labels:
         return ""
     shown = [one_line(label) for label in labels[:LABELS_SHOWN]]
     shown = [code(label[: LONGEST_LABEL - 3] + "..." if len(label) > LONGEST_LABEL else label) for label in shown]

@@ -37,6 +37,11 @@ _HUB_METRICS = {
     "has_answer_exact_match": "exact_match",
     "has_answer_f1": "f1",
     "no_answer_accuracy": "accuracy",
+    "rouge1": "rouge",
+    "rouge2": "rouge",
+    "rougeL": "rouge",
+    "rougeLsum": "rouge",
+    "token_accuracy": "accuracy",
 }
 DECIMALS = 4
 

@@ -87,7 +87,7 @@ def dump_document(values: Mapping[str, Any], comment: str) -> str:
 
 
 def set_value(values: dict[str, Any], path: str, value: Any) -> None:
-    """Sets `values[a][b][c]` for the path `a.b.c`, in place. What leads to the last key must be there.
+    """Sets `values[a][b][c]` for the path `a.b.c`, in place. The second key of a longer path must be there.
 
     Raises:
         ValueError: the path goes through something that is not there, or holds no keys.
@@ -95,7 +95,7 @@ def set_value(values: dict[str, Any], path: str, value: Any) -> None:
     *way, last = path.split(".")
     at = values
     for depth, key in enumerate(way):
-        if at.get(key) is None and depth == 0:
+        if at.get(key) is None and depth != 1:  # tasks are named in the file; what they have may be said here first
             at[key] = {}
         if key not in at:
             raise ValueError(f"{path}: {'.'.join(way[:depth])} has no {key!r}. {nearest(key, map(str, at))}")

@@ -1,7 +1,6 @@
 """What the rows of a split are to a task: which labels they have, and how long their inputs are."""
 
 import copy
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +10,14 @@ import numpy as np
 
 from ..data import named_rows
 from ..tasks import RowError, Task
+from ..tasks.base import NO_LIMIT
 from .data_splits import draw
 
-__all__ = ["Labels", "Lengths", "count_labels", "encode_inputs", "gold_answers", "measure_lengths", "named_batches"]
+__all__ = ["Labels", "Lengths", "Read", "count_labels", "gold_answers", "measure_lengths", "named_batches", "read_rows"]
 
 # Subwords are counted in so many rows of a split at most: of a million rows a part says the same.
 MEASURED = 10_000
 _BATCH = 1_000
-_NO_LIMIT = 1_000_000_000
 
 Row = dict[str, Any]
 # Numbers of rows in their split, and the rows.
@@ -41,8 +40,21 @@ class Labels:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Read:
+    """What the model reads of a row.
+
+    Args:
+        inputs: the subwords of each of its inputs, of which long rows may have several.
+        targets: the subwords that it learns to write.
+    """
+
+    inputs: list[Sequence[int]] = field(default_factory=list)
+    targets: list[Sequence[int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Subwords of the inputs of a split's rows, whole, with the special ones.
+    """Subwords of a split's rows, whole, with the special ones: of their inputs, or of their targets.
 
     Args:
         rows: how many rows were measured.
@@ -81,7 +93,7 @@ def count_labels(task: Task, rows: Any, split: str) -> Labels:
     """The labels in the gold answers of all rows; none for tasks whose answers are texts or numbers of their own."""
     found = Labels()
     # The field in which a task type with a set of labels has it, as the model card knows too.
-    if not task.to_dict().get("labels"):
+    if not task.answers_are_labels or not task.to_dict().get("labels"):
         return found
     for numbers, batch in named_batches(rows):
         gold = gold_answers(task, (numbers, batch), split)
@@ -114,44 +126,64 @@ def gold_answers(task: Task, batch: Batch, split: str) -> list[Any]:
     return found
 
 
-def encode_inputs(task: Task, batch: Batch, tokenizer: Any, split: str) -> list[list[Sequence[int]]]:
-    """The subwords of each row's inputs, of which long rows may have several; labels are not looked at.
+def read_rows(task: Task, batch: Batch, tokenizer: Any, split: str) -> list[Read]:
+    """What the model reads of each row, and what it learns to write; labels are not looked at.
 
     Raises:
         ValueError: a row that cannot be used; says which.
     """
     numbers, rows = batch
-    found: list[list[Sequence[int]]] = [[] for _ in rows]
+    there = rows[0]
+    wanted = {*task.inputs().values(), *(task.columns() if task.writes else ())} & there.keys()
+    wanted |= set(task.columns_to_encode(list(there)))
+    found = [Read() for _ in rows]
     try:
-        features = task.encode([{c: row[c] for c in task.inputs().values()} for row in rows], tokenizer)
+        features = task.encode([{c: row[c] for c in wanted} for row in rows], tokenizer)
     except RowError as error:
         raise _named_error(error, split, numbers) from error
     for feature in features:
-        found[feature["row"]].extend(feature["input_ids"] if task.grouped else [feature["input_ids"]])
+        own = found[feature["row"]]
+        own.inputs.extend(feature["input_ids"] if task.grouped else [feature["input_ids"]])
+        written = task.written_part(feature) if "labels" in feature else None
+        if written is not None:
+            own.targets.append(written)
     return found
 
 
-def measure_lengths(task: Task, rows: Any, split: str, tokenizer: Any) -> Lengths:
-    """Rows are encoded twice, as the task does and as it would without a limit: so it goes for any task."""
+def measure_lengths(task: Task, rows: Any, split: str, tokenizer: Any) -> tuple[Lengths, Lengths | None]:
+    """Lengths of the inputs, and of targets that are not part of them.
+
+    Rows are encoded twice, as the task does and as it would without a limit: so it goes for any task.
+    """
     endless = copy.deepcopy(tokenizer)
-    endless.model_max_length = _NO_LIMIT
-    whole = dataclasses.replace(task, max_length=_NO_LIMIT)
-    longest: list[int] = []
-    cut = windowed = 0
+    endless.model_max_length = NO_LIMIT
+    whole = task.unlimited()
+    inputs: list[_Pair] = []
+    targets: list[_Pair] = []
     for batch in named_batches(rows, MEASURED):
-        both = zip(
-            encode_inputs(whole, batch, endless, split), encode_inputs(task, batch, tokenizer, split), strict=True
-        )
+        both = zip(read_rows(whole, batch, endless, split), read_rows(task, batch, tokenizer, split), strict=True)
         for uncut, real in both:
-            longest.append(max(map(len, uncut), default=0))
-            windowed += len(real) > len(uncut)
-            cut += len(real) <= len(uncut) and sum(map(len, real)) < sum(map(len, uncut))
+            inputs.append((uncut.inputs, real.inputs))
+            targets.append((uncut.targets, real.targets))
+    limit = task.to_dict().get("max_target_length")  # where targets stand beside the inputs
+    of_targets = _lengths(targets, limit) if limit is not None and any(real for _, real in targets) else None
+    return _lengths(inputs, task.limit(tokenizer)), of_targets
+
+
+# A row's windows as they would be without a limit, and as they are.
+_Pair = tuple[list[Sequence[int]], list[Sequence[int]]]
+
+
+def _lengths(pairs: Sequence[_Pair], limit: int) -> Lengths:
+    longest = [max(map(len, uncut), default=0) for uncut, _ in pairs]
+    windowed = sum(len(real) > len(uncut) for uncut, real in pairs)
+    cut = sum(len(real) <= len(uncut) and sum(map(len, real)) < sum(map(len, uncut)) for uncut, real in pairs)
     return Lengths(
         rows=len(longest),
         median=int(np.percentile(longest, 50, method="lower")),
         p95=int(np.percentile(longest, 95, method="higher")),
         longest=max(longest),
-        limit=task.limit(tokenizer),
+        limit=limit,
         cut=cut / len(longest),
         windowed=windowed / len(longest),
     )

@@ -144,12 +144,14 @@ def evaluate(recipe: "Recipe", model: MultiTaskModel, split: str = "test", *, ba
 
 
 def _reading_columns_of(task: Task, said: Task) -> Task:
-    """The model's task, with the columns that the recipe's names."""
+    """The model's task, with the columns that the recipe's names, and what that says of answering."""
     if task.type != said.type:
         raise ValueError(f"Task {task.name!r} is of type {said.type!r} in the recipe, and {task.type!r} in the model.")
-    columns = set(said.columns())
+    columns = {*said.columns(), *said.inputs().values()}
     named = {field.name: getattr(said, field.name) for field in fields(said) if field.name != "name"}
     changed: dict[str, Any] = {k: value for k, value in named.items() if isinstance(value, str) and value in columns}
+    defaults = {field.name: field.default for field in fields(said)}
+    changed |= {k: named[k] for k in said.of_answering if named[k] != defaults[k]}
     return replace(task, **changed)
 
 
@@ -186,7 +188,8 @@ def _encode_all(model: MultiTaskModel, data: Data) -> None:
     """Encodes every split under its own name: errors come here, and the trainer finds the results again."""
     for number, (name, task) in enumerate(model.tasks.items()):
         for split, rows in data[name].items():
-            encode_dataset(task, number, rows, model.tokenizer, split)
+            if encode_dataset(task, number, rows, model.tokenizer, split).labelled and split != "train":
+                task.require_scorers()
 
 
 def _report(trainer: MultiTaskTrainer, tasks: Mapping[str, Task], split: str, data: Data) -> Report:

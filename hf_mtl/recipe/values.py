@@ -14,6 +14,7 @@ _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 # What people write who know YAML 1.1.
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+_MAPPINGS = (dict, Mapping)
 _UNFIT = object()
 
 
@@ -77,7 +78,7 @@ def _made(value: Any, kind: Any, name: str) -> Any:
     if get_origin(kind) in (list, tuple) and isinstance(value, list):
         (inner, *_) = get_args(kind)
         return get_origin(kind)(fit(item, inner, f"{name}[{i}]") for i, item in enumerate(value))
-    if (get_origin(kind) or kind) is dict and isinstance(value, dict):
+    if (get_origin(kind) or kind) in _MAPPINGS and isinstance(value, dict):
         return value
     return value if kind is Any or (get_origin(kind) is Literal and isinstance(value, str)) else _UNFIT
 
@@ -91,6 +92,6 @@ def _is_number(value: Any) -> bool:
 def _described(kind: Any) -> str:
     if (get_origin(kind) or kind) in (list, tuple):
         return f"a list of {_described(get_args(kind)[0])}" if get_args(kind) else "a list"
-    if (get_origin(kind) or kind) is dict:
+    if (get_origin(kind) or kind) in _MAPPINGS:
         return "keys and values"
     return _NAMES.get(kind, str(getattr(kind, "__name__", kind)))

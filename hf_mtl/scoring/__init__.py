@@ -6,7 +6,7 @@ Every score lies in 0..1 and higher is better. Published scores are often 100 ti
 
 from .classification import ClassificationScore, classification_scores
 from .correlation import CorrelationScore, correlation_scores
-from .generation import exact_match, rouge_scores, translation_scores
+from .generation import exact_match, require_library, rouge_scores, translation_scores
 from .joint_relations import JointRelationScore, joint_relation_scores
 from .language import token_scores
 from .multi_label import MultiLabelScore, multi_label_scores
@@ -35,6 +35,7 @@ __all__ = [
     "multi_label_scores",
     "parsing_scores",
     "relation_scores",
+    "require_library",
     "retrieval_scores",
     "rouge_scores",
     "soft_label_scores",

@@ -6,7 +6,7 @@ from typing import Any
 
 from .base import check_rows, check_texts
 
-__all__ = ["exact_match", "rouge_scores", "translation_scores"]
+__all__ = ["exact_match", "require_library", "rouge_scores", "translation_scores"]
 
 
 def translation_scores(
@@ -24,7 +24,7 @@ def translation_scores(
         ImportError: sacrebleu is not installed.
     """
     check_rows(predictions, references, check_texts)
-    sacrebleu = _library("sacrebleu")
+    sacrebleu = require_library("sacrebleu")
     bleu = sacrebleu.corpus_bleu(list(predictions), [list(references)], **({"tokenize": tokenize} if tokenize else {}))
     chrf = sacrebleu.corpus_chrf(list(predictions), [list(references)])
     return {"bleu": bleu.score / 100, "chrf": chrf.score / 100}
@@ -44,7 +44,7 @@ def rouge_scores(predictions: Sequence[str], references: Sequence[str], stem: bo
     """
     check_rows(predictions, references, check_texts)
     names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
-    scorer = _library("rouge_score.rouge_scorer").RougeScorer(names, use_stemmer=stem)
+    scorer = require_library("rouge_score.rouge_scorer").RougeScorer(names, use_stemmer=stem)
     found = [scorer.score(gold, text) for text, gold in zip(predictions, references, strict=True)]
     return {name: sum(row[name].fmeasure for row in found) / len(found) for name in names}
 
@@ -55,10 +55,10 @@ def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
     return sum(a.strip() == b.strip() for a, b in zip(predictions, references, strict=True)) / len(references)
 
 
-def _library(name: str) -> Any:
+def require_library(name: str) -> Any:
+    """The module of this name; raises ImportError, which says what to install, where it is not there."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(
-            f"Scores of written texts need {name.partition('.')[0]}: pip install 'hf_mtl[generation]'."
-        ) from error
+        package = name.partition(".")[0].replace("_", "-")
+        raise ImportError(f"Scores of written texts need {package}: pip install 'hf_mtl[generation]'.") from error

@@ -23,6 +23,9 @@ __all__ = ["RowError", "Task", "TaskOutput", "shown"]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _TAKEN = frozenset([*dir(nn.ModuleDict()), *dir(nn.ParameterDict()), "backbone"])
 
+# Longer than any input.
+NO_LIMIT = 1_000_000_000
+
 Row = Mapping[str, Any]
 Features = dict[str, Any]
 
@@ -83,8 +86,14 @@ class Task:
     writes: ClassVar[bool] = False
     # Rows with labels are too, to be scored by what is written.
     scored_by_writing: ClassVar[bool] = False
+    # `encode` needs to know which characters a subword stands for, which slow tokenizers do not say.
+    needs_offsets: ClassVar[bool] = False
+    # The gold answers are made of names in `labels`, where the task has such a field.
+    answers_are_labels: ClassVar[bool] = True
     # What a model card asks where nobody gave an example: the public name of an input -> a value.
     sample: ClassVar[Mapping[str, Any]] = {}
+    # Fields that say how a trained model answers: a recipe may set them anew for an evaluation.
+    of_answering: ClassVar[frozenset[str]] = frozenset()
     # Fields that change nothing of the features.
     not_in_features: ClassVar[frozenset[str]] = frozenset({"weight", "layer", "dropout"})
     # Fields that change nothing of the features of rows without labels.
@@ -255,6 +264,14 @@ class Task:
         longest = tokenizer.model_max_length
         return int(longest if self.max_length is None else min(self.max_length, longest))
 
+    def unlimited(self) -> Self:
+        """This task as it would encode if nothing were ever too long."""
+        return dataclasses.replace(self, max_length=NO_LIMIT)
+
+    def written_part(self, feature: Features) -> Sequence[int] | None:
+        """The subwords that the model learns to write, of a feature with labels; None: it does not learn to write."""
+        return None
+
     def known(self, field: str, value: Any) -> Any:
         """A learned value; raises ValueError where it has not been learned."""
         if value is None:
@@ -337,6 +354,9 @@ class Task:
         are `lower_is_better`.
         """
         raise NotImplementedError
+
+    def require_scorers(self) -> None:
+        """Raises ImportError where `score` needs a package that is not installed: asked before a training."""
 
     def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any] | None:
         """What always saying the commonest answer of the training data would predict; None: there is no such answer."""

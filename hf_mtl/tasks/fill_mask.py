@@ -48,6 +48,7 @@ class FillMask(LanguageTask):
     top_k: int = 5
 
     per_word = True
+    needs_offsets = True  # to know the words
     main_metric = "token_accuracy"
     sample: ClassVar[Mapping[str, Any]] = {"text": "The Louvre is a [MASK] in Paris."}
     lower_is_better = frozenset({"pseudo_perplexity"})

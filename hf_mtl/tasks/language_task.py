@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
+from ..nearest import nearest
 from .base import Features, Row, Task
 from .plain import PlainHead
 
-__all__ = ["LanguageTask", "WritingTask", "by_row"]
+__all__ = ["LanguageTask", "WritingTask", "by_row", "check_generation"]
 
 _MODELS: Mapping[str | None, str] = {
     "masked": "AutoModelForMaskedLM",
@@ -70,6 +71,7 @@ class WritingTask(LanguageTask):
 
     writes: ClassVar[bool] = True
     answer_field: ClassVar[str] = "generated_text"
+    of_answering = frozenset({"generation"})
     not_in_features = LanguageTask.not_in_features | {"generation"}
     not_encoded = Task.not_encoded | not_in_features
 
@@ -78,6 +80,7 @@ class WritingTask(LanguageTask):
         if self.generation is not None:
             self._check("generation", self.generation, isinstance(self.generation, Mapping), "a dict of options")
             object.__setattr__(self, "generation", dict(self.generation))
+            check_generation(f"Task {self.name!r}: generation", self.generation)
 
     def detokenize(self, outputs: Sequence[np.ndarray], tokenizer: Any) -> list[Any]:
         """Written tokens `[sequences, tokens]`, -100 after their end -> a list of texts; sums of scores stay."""
@@ -91,6 +94,36 @@ class WritingTask(LanguageTask):
         """Texts of each row -> its answer: a dict, or a list of them where several sequences were asked."""
         answers = [[{self.answer_field: text} for text in texts] for texts in outputs]
         return [answer[0] if len(answer) == 1 else answer for answer in answers]
+
+
+def check_generation(where: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option that transformers' `generate` does not have, or a value that it cannot take.
+
+    Args:
+        where: begins the message.
+        options: name -> value.
+    """
+    from transformers import GenerationConfig
+
+    known = [name for name in vars(GenerationConfig()) if not name.startswith(_NOT_OF_WRITING)]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{where} has an option {name!r} that `generate` does not know. {nearest(name, known)}")
+    for name in _COUNTS & options.keys():
+        value = options[name]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{where}.{name} must be a whole number of 1 or more, got {value!r}.")
+    several, beams = options.get("num_return_sequences") or 1, options.get("num_beams") or 1
+    if several > beams and not options.get("do_sample"):
+        raise ValueError(
+            f"{where}.num_return_sequences={several} needs num_beams={several} or more, or do_sample: true: without "
+            "either there is one likeliest text."
+        )
+
+
+# What is private, and what would make `generate` give something else than tokens.
+_NOT_OF_WRITING = ("_", "output_", "return_dict", "transformers_version")
+_COUNTS = {"max_new_tokens", "max_length", "num_beams", "num_return_sequences"}
 
 
 def by_row(values: Sequence[Any], features: Sequence[Features], rows: int) -> list[list[Any]]:

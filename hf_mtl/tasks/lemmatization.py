@@ -43,6 +43,7 @@ class Lemmatization(WordTask):
 
     main_metric = "accuracy"
     mean_over_labels = True
+    answers_are_labels = False  # its labels are edit scripts
     not_in_features = WordTask.not_in_features | {"min_count"}
     not_encoded = WordTask.not_encoded | not_in_features | {"lemmas", "labels"}
 

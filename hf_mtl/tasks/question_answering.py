@@ -77,6 +77,7 @@ class QuestionAnswering(Task):
 
     main_metric = "f1"
     per_token = True
+    needs_offsets = True
     not_in_features = Task.not_in_features | {
         "max_answer_length", "null_threshold", "n_best", "top_k", "pooling", "separate_null",
     }  # fmt: skip

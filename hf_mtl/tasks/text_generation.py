@@ -95,6 +95,9 @@ class TextGeneration(WritingTask):
         end = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
         return [ids[:-1] if special and ids and ids[-1] in end else ids for ids in found]
 
+    def written_part(self, feature: Features) -> Sequence[int] | None:
+        return [k for k in feature["labels"] if k != -100]
+
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         return stack_windows(labels, length)
 

@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
-from .base import Features, Row
+from ..backbone import longest_input
+from .base import NO_LIMIT, Features, Row
 from .language_heads import TextToTextHead
 from .language_task import WritingTask, by_row
 from .registry import register_task
@@ -39,8 +41,10 @@ class Text2TextGeneration(WritingTask):
 
     main_metric = "exact_match"
     mean_over_labels = True
+    scored_by: ClassVar[str] = "sacrebleu"
     language_model = "seq2seq"
     scored_by_writing = True
+    of_answering = WritingTask.of_answering | {"max_target_length"}
     not_encoded = WritingTask.not_encoded | {"target", "max_target_length"}
 
     def __post_init__(self) -> None:
@@ -72,6 +76,12 @@ class Text2TextGeneration(WritingTask):
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         return torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in labels], True, -100)
 
+    def unlimited(self) -> Self:
+        return replace(super().unlimited(), max_target_length=NO_LIMIT)
+
+    def written_part(self, feature: Features) -> Sequence[int] | None:
+        return feature["labels"]
+
     def generation_options(self, tokenizer: Any) -> dict[str, Any]:
         options = dict(self.generation or {})
         return options if "max_length" in options else {"max_new_tokens": self.max_target_length} | options
@@ -80,6 +90,9 @@ class Text2TextGeneration(WritingTask):
         return [row[self.target] for row in rows]
 
     def build_head(self, backbone: Any) -> nn.Module:
+        longest = longest_input(backbone)
+        fits = longest is None or self.max_target_length <= longest
+        self._check("max_target_length", self.max_target_length, fits, f"{longest} or less: the decoder takes no more")
         return TextToTextHead()
 
     def decode(self, logits: Sequence[Any], features: Sequence[Features], rows: Sequence[Row]) -> list[Any]:
@@ -91,6 +104,11 @@ class Text2TextGeneration(WritingTask):
         texts = self._texts(predictions)
         chrf = translation_scores(texts, list(references))["chrf"]
         return {"exact_match": exact_match(texts, list(references)), "chrf": chrf}
+
+    def require_scorers(self) -> None:
+        from ..scoring import require_library
+
+        require_library(self.scored_by)
 
     def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any]:  # type: ignore[override]
         return [{self.answer_field: Counter(references).most_common(1)[0][0]}] * len(rows)
@@ -120,6 +138,7 @@ class Translation(Text2TextGeneration):
 
     main_metric = "bleu"
     answer_field: ClassVar[str] = "translation_text"
+    of_answering = Text2TextGeneration.of_answering | {"bleu_tokenize"}
     not_in_features = Text2TextGeneration.not_in_features | {"bleu_tokenize"}
     not_encoded = Text2TextGeneration.not_encoded | {"bleu_tokenize", "target_language"}
 
@@ -167,6 +186,7 @@ class Summarization(Text2TextGeneration):
 
     main_metric = "rougeL"
     answer_field: ClassVar[str] = "summary_text"
+    scored_by = "rouge_score"
 
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         from ..scoring import rouge_scores

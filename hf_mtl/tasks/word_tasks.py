@@ -27,6 +27,7 @@ class WordTask(Task):
     split: str | None = None
 
     per_word = True
+    needs_offsets = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tiny import read_jsonl
+from tiny import make_slow_backbone, read_jsonl
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
 from hf_mtl import MultiTaskModel
@@ -112,6 +112,27 @@ def made(request: pytest.FixtureRequest, rows: Any) -> tuple[Task, list[dict], A
 
 def prepared(folder: str) -> Any:
     return prepare_tokenizer(AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder))
+
+
+def test_a_type_that_needs_no_offsets_encodes_with_a_slow_tokenizer(
+    made: tuple[Task, list[dict], Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    task, rows, _ = made
+    folder = tmp_path_factory.getbasetemp() / "slow_contract"
+    if not folder.exists():
+        folder.mkdir()
+        make_slow_backbone(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
+    if task.needs_offsets:
+        with pytest.raises(ValueError, match=r"'it'.*a slow one"):
+            prepare_tokenizer(tokenizer, config, [task])
+        return
+    tokenizer = prepare_tokenizer(tokenizer, config, [task])
+    features = task.encode(rows, tokenizer)
+    assert {feature["row"] for feature in features} == set(range(len(rows)))
+    ids = [part for f in features for part in (f["input_ids"] if task.grouped else [f["input_ids"]])]
+    assert all(part and max(part) < len(tokenizer) for part in ids)
 
 
 def answers(model: MultiTaskModel, task: Task, rows: list[dict], batch: int) -> list[Any]:
