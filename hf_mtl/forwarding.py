@@ -120,8 +120,9 @@ class ForwardMixin(WritingMixin):
                     outputs[name] = TaskOutput(None, self._write(name, own["input_ids"], None, mask))
             else:
                 outputs[name] = self.head(
-                    name, *seen[name], labels=gold.get(name), positions=places.get(name), groups=groups.get(name)
-                )
+                    name, *seen[name], labels=gold.get(name), positions=places.get(name), groups=groups.get(name),
+                    input_ids=_of_rows(rows, input_ids),
+                )  # fmt: skip
         losses = {name: output.loss for name, output in outputs.items() if output.loss is not None}
         loss = torch.stack([losses[name] * self.tasks[name].weight for name in losses]).sum() if losses else None
         return MultiTaskOutput(
@@ -162,10 +163,12 @@ class ForwardMixin(WritingMixin):
         positions: torch.Tensor | None = None,
         groups: torch.Tensor | None = None,
         options: Mapping[str, Any] | None = None,
+        input_ids: torch.Tensor | None = None,
     ) -> TaskOutput:
         """One task's head on what `encode` gave, or on the subwords at `positions` of it. See `forward`.
 
-        `options` are for `generate`, of tasks that write. A decoder does not write from states: see `generate`.
+        `options` are for `generate`, of tasks that write, and `input_ids` for those of them that look at the input's
+        tokens. A decoder does not write from states: see `generate`.
         """
         task = self.tasks[name]
         context, context_mask = hidden, mask = states[task.layer], mask
@@ -182,7 +185,7 @@ class ForwardMixin(WritingMixin):
         if task.language_model is None:
             return self.heads[name](hidden, mask, labels)
         if labels is None and task.writes:
-            return TaskOutput(None, self._write(name, None, context, context_mask, options))
+            return TaskOutput(None, self._write(name, input_ids, context, context_mask, options))
         return self._predicted(name, hidden, mask, labels, context, context_mask)
 
     def _reads_alone(self, name: str, labelled: bool) -> bool:

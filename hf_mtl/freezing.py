@@ -1,8 +1,8 @@
 """Which parameters learn: all, with adapters only they and the heads, or all above some frozen layers."""
 
-from itertools import takewhile
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from typing_extensions import Self
@@ -21,7 +21,8 @@ class FreezingMixin(PreTrainedModel):
     config: MultiTaskConfig
     tasks: dict[str, Task]
     backbone: PreTrainedModel
-    _frozen_layers = 0
+    # Parameters and modules below the first layer that learns, by their names in the part that reads texts.
+    _below: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
 
     def freeze_layers(self, count: int) -> None:
         """Keeps the embeddings and the first layers as they are: no gradient goes into them, and they have no dropout.
@@ -43,16 +44,17 @@ class FreezingMixin(PreTrainedModel):
                 f"LoraConfig(layers_to_transform={list(range(count, layers))})."
             )
         self._below_learns(True)
-        self._frozen_layers = count
+        self._below = self._reads_below(count)
         self._below_learns(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         """Sets the model to training or evaluation; frozen layers are always in evaluation."""
         super().train(mode)
-        if self._frozen_layers:
-            for module in self._below():
-                module.eval()
+        _, below = self._below
+        for name, module in text_part(self.backbone, self.config.language_model).named_modules():
+            if name in below:
+                module.training = False  # its own: what it calls after the frozen layers stays in training
         return self
 
     def _freeze(self) -> None:
@@ -74,25 +76,68 @@ class FreezingMixin(PreTrainedModel):
                     parameter.requires_grad = True
 
     def _below_learns(self, learns: bool) -> None:
-        for module in self._below():
-            for parameter in module.parameters(recurse=False):
+        below, _ = self._below
+        for name, parameter in text_part(self.backbone, self.config.language_model).named_parameters():
+            if name in below:
                 parameter.requires_grad = learns
 
-    def _below(self) -> list[nn.Module]:
-        """The modules that a text meets before the first layer that learns: all that are registered before it."""
-        if not self._frozen_layers:
-            return []
+    def _reads_below(self, count: int) -> tuple[frozenset[str], frozenset[str]]:
+        """What a text meets before the first layer that learns: names of parameters, and of modules, of the text part.
+
+        A text is read to see it: what is registered after the layers may run before them or in them (BART's norm of
+        embeddings, the relative positions of DeBERTa and MPNet, T5's dropout).
+        """
+        if not count:
+            return frozenset(), frozenset()
         read = text_part(self.backbone, self.config.language_model)
-        count: int = self.config.text_config.num_hidden_layers  # type: ignore[union-attr]
-        stacks = [m for m in read.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+        layers: int = self.config.text_config.num_hidden_layers  # type: ignore[union-attr]
+        stacks = [m for m in read.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
         if not stacks:
             raise ValueError(
-                f"The backbone ({self.config.text_config.model_type}) has no list of {count} layers, "  # type: ignore[union-attr]
+                f"The backbone ({self.config.text_config.model_type}) has no list of {layers} layers, "  # type: ignore[union-attr]
                 "so that none of them can be frozen by itself (ALBERT's layers are one)."
             )
-        first = stacks[0][self._frozen_layers] if self._frozen_layers < count else None
-        modules = list(takewhile(lambda m: m is not first, read.modules()))
-        # BART's embeddings have their norm behind the layers.
-        modules += [m for name, m in read.named_children() if "embed" in name and m not in modules]
-        whole = {id(read), *(id(m) for m in read.modules() if first is not None and first in m.modules())}
-        return [m for m in modules if id(m) not in whole]
+        learning = {id(m) for m in stacks[0][count:].modules()}
+        found = _Reading(read, first=stacks[0][count] if count < layers else None)
+        modules = {name for name, m in read.named_modules() if id(m) in found.modules and id(m) not in learning}
+        frozen = {id(m) for m in stacks[0][:count].modules()}
+        modules |= {name for name, m in read.named_modules() if id(m) in frozen}
+        return frozenset(found.parameters), frozenset(modules)
+
+
+class _Reading:
+    """A reading of one token, followed as far as a module (None: to the end).
+
+    `modules` are the ids of those that began before it, `parameters` the names of those on which its input hangs.
+    """
+
+    def __init__(self, read: Any, first: nn.Module | None):
+        self.modules: set[int] = set()
+        self.hidden: torch.Tensor | None = None
+        training = {module: module.training for module in read.modules()}
+        hooks = [module.register_forward_pre_hook(self._began) for module in read.modules() if module is not first]
+        if first is not None:
+            hooks.append(first.register_forward_pre_hook(self._reached, with_kwargs=True))
+        read.eval()
+        token = torch.ones(1, 1, dtype=torch.long, device=next(read.parameters()).device)
+        try:
+            with torch.enable_grad():
+                output = read(input_ids=token, attention_mask=token, return_dict=True).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module, before in training.items():
+                module.training = before
+        reached = output if self.hidden is None else self.hidden
+        named = {name: p for name, p in read.named_parameters() if p.requires_grad}
+        if not reached.requires_grad:  # all of it was frozen before
+            named = {}
+        gradients = torch.autograd.grad(reached.sum(), list(named.values()), allow_unused=True) if named else ()
+        self.parameters = {name for name, g in zip(named, gradients, strict=True) if g is not None}
+
+    def _began(self, module: nn.Module, args: Any) -> None:
+        if self.hidden is None:
+            self.modules.add(id(module))
+
+    def _reached(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self.hidden = next(v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))

@@ -1,7 +1,8 @@
-"""The backbone as a language model: which kind its tasks need, its head on hidden states, and its generation."""
+"""The backbone as a language model: which kind its tasks need, and its head on hidden states."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
-    GenerationConfig,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPa
 from .backbone import is_causal
 from .tasks import Task
 
-__all__ = ["auto_class", "generate", "kind_needed", "predictor", "text_part"]
+__all__ = ["EncoderHidden", "auto_class", "kind_needed", "predictor", "text_part"]
 
 _CLASSES: dict[str | None, Any] = {
     None: AutoModel,
@@ -67,19 +67,39 @@ def text_part(backbone: PreTrainedModel, kind: str | None) -> PreTrainedModel:
     return part
 
 
-class _Given(nn.Module):
-    """Stands where a language model has its text part, and says what that said before."""
+class _Hidden(BaseModelOutputWithPastAndCrossAttentions):
+    """A text part's output of which the hidden states are known: what else an architecture asks of its own is None."""
 
-    def __init__(self, hidden: torch.Tensor):
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return
+
+
+@dataclass
+class EncoderHidden(BaseModelOutput):
+    """An encoder's output; those of mixtures of experts have the routers' too."""
+
+    router_logits: tuple[torch.Tensor, ...] | None = None
+
+
+class _Given(nn.Module):
+    """Stands where a language model has its text part, and says what that said before; in all else it is that part."""
+
+    def __init__(self, hidden: torch.Tensor, part: nn.Module):
         super().__init__()
         self.hidden = hidden
+        self.part = [part]  # in a list it is no module of this one
 
     @property
     def decoder(self) -> "_Given":  # OPT's language model asks its text part's decoder
         return self
 
-    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPastAndCrossAttentions:
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["part"][0], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> _Hidden:
+        return _Hidden(last_hidden_state=self.hidden)
 
 
 def predictor(
@@ -102,79 +122,21 @@ def predictor(
     def of_hidden(states: torch.Tensor) -> torch.Tensor:
         shell = copy.copy(backbone)  # the same modules but for the text part; the backbone itself stays as it is
         shell._modules = dict(backbone._modules)
-        shell._modules[backbone.base_model_prefix] = _Given(states.unsqueeze(0))
-        return shell(return_dict=True).logits.squeeze(0)
+        shell._modules[backbone.base_model_prefix] = _Given(states.unsqueeze(0), backbone.base_model)
+        for name in ("forward", "_hf_hook"):  # accelerate's, which lead back to the whole backbone
+            shell.__dict__.pop(name, None)
+        return shell(return_dict=True).logits.squeeze(0).to(states.device)
 
     def of_labels(labels: torch.Tensor) -> torch.Tensor:
-        start: Any = backbone
+        shift = getattr(backbone, "prepare_decoder_input_ids_from_labels", None)
         output = backbone(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+            encoder_outputs=EncoderHidden(last_hidden_state=hidden),
             attention_mask=mask,
-            decoder_input_ids=start.prepare_decoder_input_ids_from_labels(labels),
+            # M2M100, NLLB and Blenderbot shift inside, and take a loss on the way that nobody asks for.
+            **({"labels": labels} if shift is None else {"decoder_input_ids": shift(labels)}),
             use_cache=False,
             return_dict=True,
         )
         return output.logits
 
     return of_labels if kind == "seq2seq" else of_hidden
-
-
-@torch.no_grad()
-def generate(
-    backbone: Any,
-    kind: str,
-    input_ids: torch.Tensor | None,
-    hidden: torch.Tensor | None,
-    mask: torch.Tensor,
-    options: Mapping[str, Any],
-) -> torch.Tensor:
-    """`[batch, sequences, tokens]` what the backbone writes, padded by -100, without the prompt.
-
-    Args:
-        backbone: a `causal` or `seq2seq` language model.
-        kind: which of them.
-        input_ids: `[batch, seq]` the prompts, padded on either side, of a `causal` one.
-        hidden: `[batch, seq, width]` what the encoder gave, of a `seq2seq` one.
-        mask: `[batch, seq]`.
-        options: of transformers' `generate`.
-    """
-    options = dict(options)
-    options.setdefault("pad_token_id", _padding(backbone.generation_config))
-    count = options.get("num_return_sequences") or backbone.generation_config.num_return_sequences or 1
-    if kind == "seq2seq":
-        encoder_outputs = BaseModelOutput(last_hidden_state=hidden)
-        written = backbone.generate(encoder_outputs=encoder_outputs, attention_mask=mask, **options)
-        prompt = 1  # the decoder's start
-    else:
-        ids, mask = _padded_left(input_ids, mask)
-        written = backbone.generate(input_ids=ids, attention_mask=mask, **options)
-        prompt = ids.shape[1]
-    written = written[:, prompt:]
-    return _ended(written, _ends(backbone.generation_config, options)).unflatten(0, (-1, count))
-
-
-def _padding(config: GenerationConfig) -> int:
-    ends = config.eos_token_id
-    spare = ends[0] if isinstance(ends, list) else ends
-    value = config.pad_token_id if config.pad_token_id is not None else spare
-    return 0 if value is None else int(value)
-
-
-def _ends(config: GenerationConfig, options: Mapping[str, Any]) -> list[int]:
-    ends = options.get("eos_token_id", config.eos_token_id)
-    return [] if ends is None else [int(e) for e in (ends if isinstance(ends, list) else [ends])]
-
-
-def _padded_left(ids: torch.Tensor | None, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Padding to the left, where a decoder that goes on writing needs it; the order of real tokens stays."""
-    if ids is None:
-        raise ValueError("Generation needs input_ids: it cannot go on from inputs_embeds.")
-    order = torch.argsort(mask, dim=1, stable=True)
-    return ids.gather(1, order), mask.gather(1, order)
-
-
-def _ended(written: torch.Tensor, ends: list[int]) -> torch.Tensor:
-    """-100 after the first end: what stands there is filler."""
-    end = torch.isin(written, torch.tensor(ends, device=written.device, dtype=written.dtype))
-    after = (end.cumsum(1) - end.long()) > 0
-    return written.masked_fill(after, -100)

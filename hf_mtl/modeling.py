@@ -25,6 +25,7 @@ from .bundled import locate_backbone
 from .config import MultiTaskConfig
 from .export import ExportMixin
 from .forwarding import ForwardMixin, MultiTaskOutput
+from .generation import generation_values
 from .language_model import auto_class, kind_needed, text_part
 from .packs import PacksMixin
 from .saving import SavingMixin
@@ -124,7 +125,7 @@ class MultiTaskModel(
             backbone_name=name,
             language_model=kind,
             mask_token_id=tokenizer.mask_token_id if kind == "masked" else None,
-            generation=backbone.generation_config.to_diff_dict() if kind in ("causal", "seq2seq") else None,
+            generation=generation_values(backbone, kind),
             **settings,
         )
         backbone = _for_tasks(backbone, kind)

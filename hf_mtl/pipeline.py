@@ -149,14 +149,18 @@ class MultiTaskPipeline(Pipeline):
             )
         forward = {} if generate_kwargs is None else {"generate_kwargs": dict(generate_kwargs)}
         if tasks is None:
-            return {}, forward, {}
+            return dict(forward), forward, {}
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         if not names:
             raise ValueError(f"tasks=[] asks nothing. Leave it out, or name some of {list(self.model.tasks)}.")
-        return {"tasks": [self.model.task(name).name for name in names]}, forward, {}
+        return {"tasks": [self.model.task(name).name for name in names]} | forward, forward, {}
 
     def preprocess(  # type: ignore[override]
-        self, input_: Sequence[Any], tasks: Sequence[str] | None = None, first: int | None = None
+        self,
+        input_: Sequence[Any],
+        tasks: Sequence[str] | None = None,
+        first: int | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
     ) -> Window:
         """Examples -> what each task makes of them.
 
@@ -165,6 +169,7 @@ class MultiTaskPipeline(Pipeline):
             tasks: names; None: those that find their inputs in the example.
             first: the number of the first example among all, for error messages; None where it is the only
                 one.
+            generate_kwargs: how much is to be written says how much of a prompt is read.
         """
         names = list(tasks or self.model.tasks)
         everyone = _alike(self.model.task(name) for name in names)
@@ -183,7 +188,8 @@ class MultiTaskPipeline(Pipeline):
         asked = [request for request in everyone if request.rows]
         for request in asked:
             with _said_of(request.examples, first):
-                request.encode(tokenizer)
+                request.encode(tokenizer, generate_kwargs or {})
+            request.repeated = any(self.model._samples(task.name, generate_kwargs) for task in request.tasks)
         return Window(len(input_), names, asked)
 
     def _forward(  # type: ignore[override]
@@ -224,7 +230,7 @@ class MultiTaskPipeline(Pipeline):
                     output = self.model.generate(ids, real, task=task.name, **options)
                 else:
                     output = self.model.head(
-                        task.name, seen, real, positions=positions, groups=groups, options=options
+                        task.name, seen, real, positions=positions, groups=groups, options=options, input_ids=ids
                     ).logits
                 values = output.float() if output.is_floating_point() else output  # of written tokens the ids
                 reading.request.keep(task, values.cpu().numpy(), reading.places)

@@ -1,6 +1,6 @@
 """What the tasks ask of a window of examples, and the batches that answer it: nothing runs twice."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import Any
@@ -29,6 +29,7 @@ class Request:
         rows: the row of each of them.
         features: what `encode` gave for the rows.
         logits: task -> float32, one array for each feature; filled by the forward.
+        repeated: whether the same input is answered anew each time: what is drawn at random differs.
     """
 
     tasks: list[Task]
@@ -36,10 +37,11 @@ class Request:
     rows: list[Row] = field(default_factory=list)
     features: list[Features] = field(default_factory=list)
     logits: dict[str, list[Any]] = field(default_factory=dict)
+    repeated: bool = False
 
-    def encode(self, tokenizer: Any) -> None:
-        """Rows -> features."""
-        self.features = self.tasks[0].encode(self.rows, tokenizer)
+    def encode(self, tokenizer: Any, options: Mapping[str, Any]) -> None:
+        """Rows -> features, for tasks that write with these options of the call."""
+        self.features = self.tasks[0].asked(options).encode(self.rows, tokenizer)
         self.logits = {task.name: [None] * len(self.features) for task in self.tasks}
 
     def inputs(self) -> Iterator[tuple[Place, Sequence[int], Sequence[int] | None]]:
@@ -174,7 +176,8 @@ def _distinct(requests: Sequence[Request], adapters: bool) -> Iterable[Input]:
     for number, request in enumerate(requests):
         for adapter in [task.name for task in request.tasks] if adapters else [None]:
             for place, ids, types in request.inputs():
-                key = (adapter, tuple(ids), None if types is None else tuple(types))
+                own = (number, place) if request.repeated else None
+                key = (adapter, own, tuple(ids), None if types is None else tuple(types))
                 item = found.get(key)
                 if item is None:
                     item = found[key] = Input(ids, types, adapter)

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from .adapters import bare_parameters, fingerprint
 from .config import MultiTaskConfig
+from .generation import generation_values
 from .hub import PUSH_OPTIONS, push_folder
 from .model_card import render_card, write_card
 from .remote_code import write_remote_code
@@ -50,6 +51,11 @@ class SavingMixin(PreTrainedModel):
             ValueError: `save_backbone=False` of a model without adapters, whose backbone learns.
         """
         hub = {k: kwargs.pop(k) for k in ("repo_id", *PUSH_OPTIONS) if push_to_hub and k in kwargs}
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise ValueError(
+                "Some weights are offloaded by device_map, and cannot be saved from there. Load the model without it."
+            )
+        self.config.generation = generation_values(self.backbone, self.config.language_model)
         if save_backbone if save_backbone is not None else self.save_backbone:
             super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         else:

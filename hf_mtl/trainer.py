@@ -78,6 +78,12 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
                 "share_rows=True reads a row once for all of its tasks, and with adapters each task reads it in its "
                 "own way. Set share_rows=False, or train without adapters."
             )
+        if len(set(getattr(model.backbone, "hf_device_map", {}).values())) > 1:
+            raise ValueError(
+                "The backbone is spread over several devices, or offloaded, by device_map: it can answer, and give "
+                "losses, but a trainer moves it as a whole. Leave device_map out; for several devices start "
+                "it by `accelerate launch`."
+            )
         if args.freeze_layers is not None:
             model.freeze_layers(args.freeze_layers)
         if not args.save_backbone and model.config.adapters is None:

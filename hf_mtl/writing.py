@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from .adapters import Route, use_route
 from .config import MultiTaskConfig
-from .language_model import generate, predictor
+from .generation import generate
+from .language_model import predictor
 from .tasks import Task, TaskOutput
 
 __all__ = ["WritingMixin"]
@@ -39,7 +40,9 @@ class WritingMixin(PreTrainedModel):
             input_ids: `[batch, seq]`: prompts of a decoder, inputs of an encoder-decoder; padding on either side.
             attention_mask: `[batch, seq]`.
             task: whose adapter and whose `generation` options; None where only one task writes.
-            **options: of `generate`; they go before the task's own.
+            **options: of `generate`; they go before the task's own, and those of a `generation_config` too. The
+                tokenizer's end ends a text as the backbone's own ends do. `max_length` counts a row's prompt, and not
+                its padding; a decoder writes no further than its positions reach.
 
         Returns:
             `[batch, sequences, tokens]`, without the prompt and padded by -100.
@@ -70,13 +73,19 @@ class WritingMixin(PreTrainedModel):
         options: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
         task = self.tasks[name]
-        given = task.generation_options(self.tokenizer) | dict(options or {})
-        if "max_new_tokens" in given and "max_length" in given:  # of the two the one that the caller said
-            given.pop("max_new_tokens" if "max_length" in (options or {}) else "max_length")
+        given = task.asked(options or {}).generation_options(self.tokenizer)
+        end = None if self.tokenizer is None else self.tokenizer.eos_token_id
         if given.get("stop_strings") is not None:
             given.setdefault("tokenizer", self.tokenizer)
         with use_route(self._route(name)):
-            return generate(self.backbone, str(task.language_model), input_ids, hidden, mask, given)
+            return generate(self.backbone, str(task.language_model), input_ids, hidden, mask, given, end)
+
+    def _samples(self, name: str, options: Mapping[str, Any] | None = None) -> bool:
+        """Whether a task may answer the same input otherwise each time."""
+        if not self.tasks[name].writes:
+            return False
+        given = self.tasks[name].asked(options or {}).generation_options(self.tokenizer)
+        return bool(given.get("do_sample", self.backbone.generation_config.do_sample))
 
     def _predicted(
         self,

@@ -20,7 +20,7 @@ LAYERS = {
     0: ["nearest", "backbone", "scoring", "remote_code", "hub"],
     1: ["tasks", "mixing", "balancing", "bundled"],
     2: ["config", "data", "metrics", "pipeline_batches", "cached_batches", "language_model"],
-    3: ["adapters", "model_card"],
+    3: ["adapters", "generation", "model_card"],
     4: ["freezing", "saving", "writing"],
     5: ["export", "forwarding", "packs", "task_life", "task_start"],
     6: ["modeling"],

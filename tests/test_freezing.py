@@ -59,6 +59,28 @@ def test_frozen_layers_have_no_dropout_and_learn_again_when_they_are_let(tiny_ba
     assert all(layer.training for layer in layers) and all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("kind", [*KINDS, "deberta-v2", "xlm-roberta", "marian"])
+def test_what_comes_out_of_frozen_layers_stays_as_it_is(kind: str, count: int, tiny_backbone: Any) -> None:
+    torch.manual_seed(0)
+    model = MultiTaskModel.from_backbone(tiny_backbone(kind), [TOPIC])
+    model.freeze_layers(count)
+    model.train()
+    stack = next(m for m in model.backbone.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 2)
+    seen: list[torch.Tensor] = []
+    stack[count - 1].register_forward_hook(lambda module, args, out: seen.append(out[0]))
+    ids = model.tokenizer("I lost my card", return_tensors="pt")["input_ids"]
+    for _ in range(2):
+        output = model(input_ids=ids, labels=torch.tensor([0]))
+        learned = [p for p in model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(output.loss, learned, allow_unused=True)
+        with torch.no_grad():
+            for parameter, gradient in zip(learned, gradients, strict=True):
+                if gradient is not None:
+                    parameter -= gradient
+    assert not seen[0].requires_grad and torch.equal(seen[0], seen[1])  # no dropout, nothing that learns
+
+
 def test_a_trainer_that_says_nothing_leaves_what_was_frozen(tiny_backbone: Any, tmp_path: Any) -> None:
     model = MultiTaskModel.from_backbone(tiny_backbone(), [TOPIC])
     model.freeze_layers(2)

@@ -339,6 +339,10 @@ class Task:
         """Options of transformers' `generate`, for tasks that write."""
         return {}
 
+    def asked(self, options: Mapping[str, Any]) -> Self:
+        """This task with the options of one call before its own, for tasks that write."""
+        return self
+
     def tune(self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]) -> Self:
         """This task with what is best chosen on validation data, such as a threshold. Arguments as for `decode`."""
         return self

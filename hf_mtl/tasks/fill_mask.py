@@ -15,6 +15,7 @@ from .language_task import LanguageTask
 from .masking import Masking
 from .registry import register_task
 from .softmax import softmax
+from .whole_words import hidden_together
 
 __all__ = ["FillMask"]
 
@@ -38,7 +39,8 @@ class FillMask(LanguageTask):
     Args:
         masked_text: the column of texts with masks.
         mask_probability: share of the words that are hidden.
-        whole_words: whether all subwords of a word are hidden together.
+        whole_words: whether all subwords of a word are hidden together; of words longer than 8 subwords, and of
+            writing that puts no spaces between words (Chinese, Thai, ...), all subwords of a character.
         top_k: how many tokens an answer has.
     """
 
@@ -58,6 +60,7 @@ class FillMask(LanguageTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check("masked_text", self.masked_text, self.masked_text != self.text, "another column than text")
         self._check_number("mask_probability", lambda v: 0 < v < 1, "a number above 0 and below 1")
         self._check_number("top_k", lambda v: v >= 1, "a whole number of 1 or more", whole=True)
 
@@ -85,9 +88,13 @@ class FillMask(LanguageTask):
             return_attention_mask=False, verbose=False,
         )  # fmt: skip
         features = []
+        # What has such an id stands for no word, wherever it comes from; but an unknown word is one.
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         for k, encoding in enumerate(encoded.encodings):
-            places = [i for i, word in enumerate(encoding.word_ids) if word is not None]
-            words = [encoding.word_ids[i] for i in places] if self.whole_words else places
+            text = texts[encoded["overflow_to_sample_mapping"][k]]
+            read = zip(encoding.word_ids, encoding.ids, strict=True)
+            places = [i for i, (word, token) in enumerate(read) if word is not None and token not in special]
+            words = hidden_together(encoding, places, text) if self.whole_words else places
             numbers = {word: n for n, word in enumerate(dict.fromkeys(words))}
             feature: Features = {
                 "input_ids": encoding.ids,

@@ -1,11 +1,13 @@
 """What tasks share that the backbone answers as a language model."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
+from typing_extensions import Self
 
 from ..nearest import nearest
 from .base import Features, Row, Task
@@ -79,8 +81,29 @@ class WritingTask(LanguageTask):
         super().__post_init__()
         if self.generation is not None:
             self._check("generation", self.generation, isinstance(self.generation, Mapping), "a dict of options")
-            object.__setattr__(self, "generation", dict(self.generation))
+            object.__setattr__(self, "generation", _unfolded(self.generation))
             check_generation(f"Task {self.name!r}: generation", self.generation)
+
+    def asked(self, options: Mapping[str, Any]) -> Self:
+        own, given = dict(self.generation or {}), _unfolded(options)
+        if not given.keys().isdisjoint(_LENGTHS):  # said again, in whichever of the two words
+            own = {name: value for name, value in own.items() if name not in _LENGTHS}
+        if not given:
+            return self
+        task = copy.copy(
+            self
+        )  # not `replace`: a call may give what no config holds, a streamer or a stopping criterion
+        object.__setattr__(task, "generation", own | given)
+        return task
+
+    def options_with_length(self, usual: int) -> dict[str, Any]:
+        """The options of `generate`, with a `max_new_tokens` where they name no length; of two it goes first."""
+        options = dict(self.generation or {})
+        if options.get("max_new_tokens") is not None:
+            options.pop("max_length", None)
+        elif options.get("max_length") is None:
+            options["max_new_tokens"] = usual
+        return options
 
     def detokenize(self, outputs: Sequence[np.ndarray], tokenizer: Any) -> list[Any]:
         """Written tokens `[sequences, tokens]`, -100 after their end -> a list of texts; sums of scores stay."""
@@ -124,6 +147,17 @@ def check_generation(where: str, options: Mapping[str, Any]) -> None:
 # What is private, and what would make `generate` give something else than tokens.
 _NOT_OF_WRITING = ("_", "output_", "return_dict", "transformers_version")
 _COUNTS = {"max_new_tokens", "max_length", "num_beams", "num_return_sequences"}
+_LENGTHS = ("max_new_tokens", "max_length")
+
+
+def _unfolded(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, those of a `generation_config` among them by their own names; what stands beside it goes first."""
+    options = dict(options)
+    config = options.pop("generation_config", None)
+    if config is None:
+        return options
+    values = config if isinstance(config, Mapping) else config.to_diff_dict()
+    return {name: v for name, v in values.items() if name != "transformers_version" and name[0] != "_"} | options
 
 
 def by_row(values: Sequence[Any], features: Sequence[Features], rows: int) -> list[list[Any]]:

@@ -13,6 +13,7 @@ from .base import Features, Row, RowError
 from .language_heads import CausalHead
 from .language_task import WritingTask, by_row
 from .registry import register_task
+from .special_tokens import added_around
 from .window_values import stack_windows
 
 __all__ = ["TextGeneration"]
@@ -31,8 +32,9 @@ class TextGeneration(WritingTask):
     `perplexity` of the texts (given their prompts), `token_accuracy`.
 
     Args:
-        prompt: the column of what is given.
-        generation: options of `generate`; `max_new_tokens` is 64 where nothing is said.
+        prompt: the column of what is given. Where it is named, all labelled data must have it.
+        generation: options of `generate`; `max_new_tokens` is 64 where nothing is said. Of a long prompt the end is
+            read, so that there is room for what is written.
     """
 
     prompt: str = "prompt"
@@ -45,14 +47,18 @@ class TextGeneration(WritingTask):
     not_in_features = WritingTask.not_in_features - {"generation"}
     not_encoded = WritingTask.not_encoded - {"generation"} | {"text"}
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("prompt", self.prompt, self.prompt != self.text, "another column than text")
+
     def inputs(self) -> dict[str, str]:
         return {"text": self.prompt}
 
     def columns(self) -> tuple[str, ...]:
-        return (self.text,)
+        return (self.text,) if self.prompt == TextGeneration.prompt else (self.text, self.prompt)
 
     def columns_to_encode(self, given: Sequence[str]) -> tuple[str, ...]:
-        return (self.text,) if self.text in given else (self.prompt,)
+        return self.columns() if self.text in given else (self.prompt,)
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         if self.text not in rows[0]:
@@ -82,8 +88,10 @@ class TextGeneration(WritingTask):
 
     def _prompts(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         """Of a long prompt the end, so that what is written has its room."""
-        options = self.generation or {}
-        room = max(1, self.limit(tokenizer) - int(options.get("max_new_tokens", NEW_TOKENS)))
+        longest = tokenizer.model_max_length
+        # A max_length counts the prompt, and at least one token is written.
+        new = int(self.generation_options(tokenizer).get("max_new_tokens") or 1)
+        room = min(self.limit(tokenizer), longest - new if new < longest else longest // 2)
         texts = [self.read_text(row, self.prompt, i) for i, row in enumerate(rows)]
         filler = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         found = self._ids(texts, tokenizer, special=True)
@@ -91,9 +99,9 @@ class TextGeneration(WritingTask):
 
     def _ids(self, texts: list[str], tokenizer: Any, special: bool) -> list[list[int]]:
         """Subwords, with what the tokenizer puts at the beginning where `special`, and never with an end."""
-        found = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
-        end = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
-        return [ids[:-1] if special and ids and ids[-1] in end else ids for ids in found]
+        found = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        beginning = added_around(tokenizer)[0] if special else []
+        return [[*beginning, *ids] for ids in found]
 
     def written_part(self, feature: Features) -> Sequence[int] | None:
         return [k for k in feature["labels"] if k != -100]
@@ -102,8 +110,7 @@ class TextGeneration(WritingTask):
         return stack_windows(labels, length)
 
     def generation_options(self, tokenizer: Any) -> dict[str, Any]:
-        options = dict(self.generation or {})
-        return options if "max_length" in options else {"max_new_tokens": NEW_TOKENS} | options
+        return self.options_with_length(min(NEW_TOKENS, tokenizer.model_max_length // 2) if tokenizer else NEW_TOKENS)
 
     def references(self, rows: Sequence[Row]) -> list[str]:
         return [row[self.text] for row in rows]

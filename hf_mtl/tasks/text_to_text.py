@@ -15,6 +15,7 @@ from .base import NO_LIMIT, Features, Row
 from .language_heads import TextToTextHead
 from .language_task import WritingTask, by_row
 from .registry import register_task
+from .special_tokens import added_around
 from .texts import encode_texts
 
 __all__ = ["Summarization", "Text2TextGeneration", "Translation"]
@@ -65,16 +66,19 @@ class Text2TextGeneration(WritingTask):
         features = encode_texts(self, given, tokenizer, self.text, None)
         if self.target in rows[0]:
             targets = [self.read_text(row, self.target, i) for i, row in enumerate(rows)]
+            end = tokenizer.eos_token_id
+            if added_around(tokenizer, target=True)[1]:
+                end = None  # the tokenizer ends a target itself
             encoded = tokenizer(
-                text_target=targets, truncation=True, max_length=self.max_target_length, verbose=False,
-                return_attention_mask=False,
+                text_target=targets, truncation=True, max_length=self.max_target_length - (end is not None),
+                verbose=False, return_attention_mask=False,
             )["input_ids"]  # fmt: skip
             for feature, ids in zip(features, encoded, strict=True):
-                feature["labels"] = ids
+                feature["labels"] = ids if end is None else [*ids, end]
         return features
 
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
-        return torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in labels], True, -100)
+        return torch.nn.utils.rnn.pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in labels], True, -100)
 
     def unlimited(self) -> Self:
         return replace(super().unlimited(), max_target_length=NO_LIMIT)
@@ -83,8 +87,7 @@ class Text2TextGeneration(WritingTask):
         return feature["labels"]
 
     def generation_options(self, tokenizer: Any) -> dict[str, Any]:
-        options = dict(self.generation or {})
-        return options if "max_length" in options else {"max_new_tokens": self.max_target_length} | options
+        return self.options_with_length(self.max_target_length)
 
     def references(self, rows: Sequence[Row]) -> list[str]:
         return [row[self.target] for row in rows]
