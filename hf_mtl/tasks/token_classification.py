@@ -92,6 +92,8 @@ class TokenClassification(WordTask):
                 moves.update(pairwise(chain(["O"], tags)))
         if labels is None:
             labels = sorted_names(tag for _, tag in moves)
+            if _is_bio(labels):  # a type of single words in these rows may have longer ones elsewhere
+                labels = tuple(sorted({*labels, *(f"I-{tag[2:]}" for tag in labels if tag.startswith("B-"))}))
         if scheme is None and _is_bio(labels):
             scheme = names_scheme(_named(moves, declared or labels))
         return replace(self, labels=labels, split=self.learned_split(dataset), scheme=scheme)

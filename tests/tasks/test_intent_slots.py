@@ -25,7 +25,8 @@ def task(**fields: Any) -> IntentSlots:
 
 def test_intents_and_tags_are_learned() -> None:
     learned = task()
-    assert learned.intents == ("music", "travel") and learned.labels == ("B-city", "B-music", "O")
+    assert learned.intents == ("music", "travel")
+    assert learned.labels == ("B-city", "B-music", "I-city", "I-music", "O")
 
 
 @pytest.mark.parametrize("crf", [False, True])
@@ -52,9 +53,9 @@ def test_the_loss_is_the_sum_of_the_two(tiny_backbone: Any) -> None:
     batch = MultiTaskCollator(model.tokenizer, [learned])([encoded[i] for i in range(len(ROWS))])
     output = model(**batch)
     logits, labels = output.logits["ask"], batch["labels"]
-    tags = F.cross_entropy(logits[..., :3].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    tags = F.cross_entropy(logits[..., :5].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
     lengths = torch.tensor([[len(row["tokens"])] for row in ROWS])
-    intents = F.cross_entropy(logits[..., 3:].sum(1) / lengths, labels[:, 0])
+    intents = F.cross_entropy(logits[..., 5:].sum(1) / lengths, labels[:, 0])
     assert output.loss.item() == pytest.approx((tags + intents).item(), abs=1e-5)
 
 
@@ -65,9 +66,9 @@ def test_a_long_row_is_the_mean_of_all_its_words(tiny_backbone: Any) -> None:
     features = learned.encode([row], tokenizer)
     assert len(features) > 1
     rng = np.random.default_rng(0)
-    logits = [rng.normal(size=(len(f["words"]), 5)).astype(np.float32) for f in features]
+    logits = [rng.normal(size=(len(f["words"]), 7)).astype(np.float32) for f in features]
     (found,) = learned.decode(logits, features, [row])
-    mean = np.concatenate(logits)[:, 3:].mean(0)
+    mean = np.concatenate(logits)[:, 5:].mean(0)
     assert found["intent"] == ("music", "travel")[int(mean.argmax())]
     assert found["score"] == pytest.approx(float(np.exp(mean.max()) / np.exp(mean).sum()), abs=1e-6)
 

@@ -144,6 +144,11 @@ def test_labels_are_learned_sorted_or_as_a_class_label_has_them():
     assert learned(["b", "a"], labels=["b", "a"]).labels == ("b", "a")
 
 
+def test_a_type_of_single_words_may_be_longer_elsewhere():
+    assert learned(["B-x", "O"], ["B-y", "I-y"]).labels == ("B-x", "B-y", "I-x", "I-y", "O")
+    assert learned(["I-x", "O"]).labels == ("I-x", "O")  # IO or IOB1: a span begins by I-x
+
+
 def test_a_missing_tag_is_named_with_its_row():
     for tags in (["a", None], None):
         with pytest.raises(ValueError, match=r"column 'tags'.*row 1 "):
