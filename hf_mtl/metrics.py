@@ -1,6 +1,6 @@
 """Scores of several tasks: one flat dict, one mean, the gain over single-task models, a table."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from .nearest import nearest
 
@@ -89,13 +89,16 @@ def gain(scores: Mapping[str, float], single_task_scores: Mapping[str, float]) -
     return sum(gains) / len(gains)
 
 
-def score_table(scores: TaskScores, baselines: TaskScores | None = None) -> str:
+def score_table(
+    scores: TaskScores, baselines: TaskScores | None = None, errors: Mapping[str, Collection[str]] | None = None
+) -> str:
     """A plain text table with a line per task and metric, for terminals.
 
     Args:
         scores: `{task: {metric: value}}`.
         baselines: The same for the majority answer. Given, the table has it beside each score, and the gain
             as a difference (a relative one does not exist over a score of 0); "-" where it has no value.
+        errors: task -> its metrics that are better when lower: their gain is how far they are below the majority's.
 
     Returns:
         The lines, joined by line breaks and without one at the end.
@@ -106,7 +109,8 @@ def score_table(scores: TaskScores, baselines: TaskScores | None = None) -> str:
             row = [task, metric, f"{value:.4f}"]
             if baselines is not None:
                 baseline = baselines.get(task, {}).get(metric)
-                row += ["-", "-"] if baseline is None else [f"{baseline:.4f}", f"{value - baseline:+.4f}"]
+                sign = -1 if metric in (errors or {}).get(task, ()) else 1
+                row += ["-", "-"] if baseline is None else [f"{baseline:.4f}", f"{sign * (value - baseline):+.4f}"]
             rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(_aligned(row, widths)).rstrip() for row in rows)

@@ -20,7 +20,17 @@ def closest(value: str, known: Iterable[str], cutoff: float = 0.6) -> str | None
 def nearest(value: str, known: Iterable[str]) -> str:
     """The end of an error message: the known values (of many the first), and the one that was probably meant."""
     known = list(known)
-    close = closest(value, known)
+    close = closest(value, known) or _begun(value, known)
     hint = "" if close is None else f" Did you mean {close!r}?"
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
     return f"Known: {known[:12]}{more}.{hint}"
+
+
+def _begun(value: str, known: list[str]) -> str | None:
+    """The only known value that begins like this one, whatever its hyphens: `multilabel`, `temp`."""
+    begun = [name for name in known if len(value) > 2 and _letters(name).startswith(_letters(value))]
+    return begun[0] if len(begun) == 1 else None
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()

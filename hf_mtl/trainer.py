@@ -120,6 +120,13 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
             for name, part in (train or {}).items()
             if part.task.mean_over_labels and (count := part.labels_per_feature())
         }
+        for name, part in (train or {}).items():
+            longest = self._tasks[name].longest_target
+            if longest is not None and (cut := part.share_of_labels(longest)) > 0.01:
+                logger.warning(
+                    "Task %r: %.0f %% of its training targets fill max_target_length=%d, and are probably cut.",
+                    name, 100 * cut, longest,
+                )  # fmt: skip
         super().__init__(
             model=model,
             args=args,

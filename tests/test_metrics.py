@@ -97,3 +97,8 @@ def test_the_table_puts_the_majority_and_the_difference_beside_each_score():
         "entities  f1        0.5000    0.0000  +0.5000",
         "entities  accuracy  0.9700         -        -",
     ]
+
+
+def test_the_gain_of_an_error_is_what_the_score_is_below_the_majoritys() -> None:
+    table = score_table({"a": {"mse": 0.2, "spearman": 0.9}}, {"a": {"mse": 1.0, "spearman": 0.5}}, {"a": {"mse"}})
+    assert [line.split()[-1] for line in table.splitlines()[1:]] == ["+0.8000", "+0.4000"]

@@ -381,7 +381,7 @@ ANSWER = {"text": ["nowhere to be found"], "answer_start": [3]}
 @pytest.mark.parametrize(
     ("task", "split", "content", "message"),
     [
-        ("intent", "train", None, r"Task 'intent', split 'train': no such file: .*train\.jsonl\. In its folder: "),
+        ("intent", "train", None, r"Task 'intent', split 'train': no such file: .*train\.jsonl\. Of the files in"),
         ("intent", "test", b"", r"Task 'intent', split 'test': no rows in "),
         ("intent", "validation", b'{"text": "a", "label": "b"}\n{"text": \n', r"line 2 is not a JSON object: '{"),
         ("pos", "validation", [{"words": ["a"], "tags": ["X"]}], r"'pos', split 'validation': .*no column 'tokens'"),

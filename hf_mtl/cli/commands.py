@@ -137,5 +137,5 @@ def _print_report(report: "Report") -> None:
 
     beside = ", beside always giving the commonest answer" if report.baselines else ""
     print(f"Scores on the {report.split} data{beside}")
-    print(score_table(report.scores, report.baselines or None))
+    print(score_table(report.scores, report.baselines or None, report.errors))
     print(f"mean of the tasks' main metrics: {report.metrics[f'{report.split}_mean_score']:.4f}\n")

@@ -69,6 +69,13 @@ class EncodedDataset(TorchDataset):
             values = pc.list_flatten(values)
         return pc.sum(pc.not_equal(values, IGNORED)).as_py() / len(self)
 
+    def share_of_labels(self, number: int) -> float:
+        """The part of the features that have so many labels or more."""
+        import pyarrow.compute as pc
+
+        lengths = pc.list_value_length(self.features.with_format("arrow")["labels"][:])
+        return float(pc.mean(pc.greater_equal(lengths, number)).as_py())
+
     def sorted_by_length(self) -> tuple["EncodedDataset", np.ndarray]:
         """The longest first, and the order: item i of the result is item `order[i]` of this."""
         order = np.argsort(-self.lengths(), kind="stable")

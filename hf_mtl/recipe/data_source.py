@@ -169,7 +169,7 @@ def _nearby(file: Path) -> str:
     if folder != file.parent:
         missing = file.relative_to(folder).parts[0]
         return f"{folder} has no folder {missing!r}. {nearest(missing, _names(folder))}"
-    return f"In its folder: {nearest(file.name, _names(folder))}"
+    return f"Of the files in its folder: {nearest(file.name, _names(folder))}"
 
 
 def _names(folder: Path) -> list[str]:

@@ -44,12 +44,14 @@ class Report:
         scores: task -> metric -> score.
         baselines: the same for always giving the commonest training answer, where that is at hand.
         metrics: `<split>_<task>_<metric>`, `<split>_<task>_loss` and `<split>_mean_score`.
+        errors: task -> its metrics that are better when lower.
     """
 
     split: str
     scores: Scores
     baselines: Scores
     metrics: dict[str, float]
+    errors: Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +208,7 @@ def _report(trainer: MultiTaskTrainer, tasks: Mapping[str, Task], split: str, da
         scores={name: tasks[name].score(found[name], gold[name]) for name in gold},
         baselines={name: scores for name, scores in baselines.items() if scores is not None},
         metrics=dict(output.metrics or {}),
+        errors={name: tasks[name].lower_is_better for name in gold},
     )
 
 

@@ -162,6 +162,11 @@ class Task:
         """In training, of how many examples the activations are kept at a time; None: of the whole batch."""
         return None
 
+    @property
+    def longest_target(self) -> int | None:
+        """Most subwords that are learned of a text to be written; None: the task has no such limit."""
+        return None
+
     def columns(self) -> tuple[str, ...]:
         """The columns that a training row must have."""
         raise NotImplementedError

@@ -58,6 +58,12 @@ def learned_names(task: str, dataset: Any, column: str) -> tuple[str, ...]:
             f"Task {task!r}: column {column!r} has no label (None) in row {values.index(None)}. "
             "Leave out rows that have none."
         )
+    for i, value in enumerate(values):
+        if isinstance(value, list | dict):
+            raise ValueError(
+                f"Task {task!r}: column {column!r} must hold one label a row, and row {i} has {shown(value)}. For "
+                "several labels a row take type 'multi-label-classification', for one a word 'token-classification'."
+            )
     return sorted_names(values)
 
 

@@ -53,6 +53,10 @@ class Text2TextGeneration(WritingTask):
         self._check("prefix", self.prefix, isinstance(self.prefix, str), "a string")
         self._check_number("max_target_length", lambda v: v >= 2, "a whole number of 2 or more", whole=True)
 
+    @property
+    def longest_target(self) -> int | None:
+        return self.max_target_length
+
     def inputs(self) -> dict[str, str]:
         return {"text": self.text}
 

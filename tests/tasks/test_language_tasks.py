@@ -106,3 +106,13 @@ def test_what_a_score_needs_is_asked_for_before_training(
         MultiTaskTrainer(model, args, train_dataset=labelled, eval_dataset=labelled)
     MultiTaskTrainer(model, args, train_dataset=labelled)  # is not scored
     MultiTaskTrainer(model, args, eval_dataset={"it": [{"text": "a"}]})  # nothing to score
+
+
+def test_targets_that_are_cut_are_said_before_training(tiny_backbone: Any, tmp_path: Any, caplog: Any) -> None:
+    rows = [{"text": "a", "target": "one two three four five six seven eight nine"}] * 4
+    for longest, warned in ((4, True), (64, False)):
+        caplog.clear()
+        model = MultiTaskModel.from_backbone(tiny_backbone("t5"), [Translation(name="it", max_target_length=longest)])
+        args = MultiTaskTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+        MultiTaskTrainer(model, args, train_dataset={"it": rows})
+        assert ("Task 'it': 100 % of its training targets fill max_target_length=4" in caplog.text) == warned

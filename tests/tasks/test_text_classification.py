@@ -108,3 +108,8 @@ def test_the_best_label_comes_with_its_probability():
     task = TextClassification(name="t", labels=("x", "y"))
     found = task.decode([np.array([1000.0, 0.0]), np.array([0.0, np.log(3.0)])], [{"row": 0}, {"row": 1}], [{}, {}])
     assert found == [{"label": "x", "score": 1.0}, {"label": "y", "score": pytest.approx(0.75)}]
+
+
+def test_several_labels_a_row_are_refused_with_the_type_that_takes_them():
+    with pytest.raises(ValueError, match=r"'t': column 'label' .*row 0 has list \['a', 'b'\].*multi-label-classific"):
+        learned(["a", "b"], ["a"])
