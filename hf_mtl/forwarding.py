@@ -13,11 +13,11 @@ from .backbone import rows_come_first
 from .cached_batches import output_in_parts
 from .language_model import text_part
 from .nearest import closest, nearest
-from .tasks import TaskOutput
+from .tasks import Task, TaskOutput
 from .tasks.groups import gather_groups
 from .writing import WritingMixin
 
-__all__ = ["ForwardMixin", "MultiTaskOutput"]
+__all__ = ["ForwardMixin", "MultiTaskOutput", "weighted_sum"]
 
 
 @dataclass
@@ -102,17 +102,14 @@ class ForwardMixin(WritingMixin):
         gold = _of_tasks("labels", labels, list(asked))
         places = _of_tasks("word_positions", word_positions, list(asked))
         groups = _of_tasks("row_groups", row_groups, list(asked))
-        alone = {
-            name
-            for name in asked
-            if self._reads_alone(name, name in gold) or self._learns_in_parts(name, name in gold, name in groups)
-        }
+        in_parts = {name for name in gold.keys() & groups.keys() if self._learns_in_parts(name)}
+        alone = in_parts | {name for name in asked if self._reads_alone(name, name in gold)}
         seen = self._states({name: rows for name, rows in asked.items() if name not in alone}, attention_mask, inputs)
         outputs = {}
         for name, rows in asked.items():
             if name in alone:
                 mask, own = _of_rows(rows, attention_mask), {k: _of_rows(rows, v) for k, v in inputs.items()}
-                if self._learns_in_parts(name, name in gold, name in groups):
+                if name in in_parts:
                     outputs[name] = output_in_parts(self, name, gold[name], groups[name], mask, own)
                 elif name in gold:
                     outputs[name] = self._guess(name, gold[name], places.get(name), mask, own)
@@ -124,9 +121,8 @@ class ForwardMixin(WritingMixin):
                     input_ids=_of_rows(rows, input_ids),
                 )  # fmt: skip
         losses = {name: output.loss for name, output in outputs.items() if output.loss is not None}
-        loss = torch.stack([losses[name] * self.tasks[name].weight for name in losses]).sum() if losses else None
         return MultiTaskOutput(
-            loss=loss,
+            loss=weighted_sum(losses, self.tasks) if losses else None,
             logits={name: output.logits for name, output in outputs.items()},
             task_losses=losses or None,
         )
@@ -193,9 +189,9 @@ class ForwardMixin(WritingMixin):
         kind = self.tasks[name].language_model
         return (kind == "masked" and labelled) or (kind == "causal" and not labelled)
 
-    def _learns_in_parts(self, name: str, labelled: bool, grouped: bool) -> bool:
-        """Whether not all of a task's rows go through the backbone at a time."""
-        return labelled and grouped and torch.is_grad_enabled() and self.tasks[name].examples_in_memory is not None
+    def _learns_in_parts(self, name: str) -> bool:
+        """Whether a task that learns has not all of its rows go through the backbone at a time."""
+        return torch.is_grad_enabled() and self.tasks[name].examples_in_memory is not None
 
     def _rows_of_tasks(self, task_ids: torch.Tensor) -> dict[str, torch.Tensor | None]:
         """task -> which rows are its own; None: all."""
@@ -231,6 +227,11 @@ class ForwardMixin(WritingMixin):
         states = self.encode(names, mask, index, **inputs)
         places = [torch.nonzero(index == k).squeeze(1) for k in range(len(names))]
         return {n: (tuple(s[r] for s in states), mask[r]) for n, r in zip(names, places, strict=True)}
+
+
+def weighted_sum(losses: Mapping[str, torch.Tensor], tasks: Mapping[str, Task]) -> torch.Tensor:
+    """The loss `[]` of a batch: the sum of the losses of its tasks, each times its task's weight."""
+    return torch.stack([loss * tasks[name].weight for name, loss in losses.items()]).sum()
 
 
 def _of_rows(rows: torch.Tensor | None, value: Any) -> Any:

@@ -11,8 +11,10 @@ from accelerate.data_loader import BatchSamplerShard
 from .backbone import prepare_tokenizer
 from .balanced_training import BalancedTrainingMixin
 from .data import MultiTaskCollator, MultiTaskDataset
+from .data.encoded import EncodedDataset
 from .data.mixed import SharedRows
 from .evaluation import EvaluationMixin
+from .forwarding import weighted_sum
 from .mixing import MixingRule, Mixture, MixtureCallback, MultiTaskBatchSampler
 from .model_card import render_card, write_card
 from .modeling import MultiTaskModel
@@ -112,21 +114,9 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         with args.main_process_first(desc="encoding"):
             train = self._encode(train_dataset, tokenizer, "train") if train_dataset is not None else None
             evaluated = self._encode(eval_dataset, tokenizer, "eval") if eval_dataset is not None else None
-        for name, part in (train or {}).items():
-            if not part.labelled:
-                self._tasks[name].require_columns(part.rows, self._tasks[name].columns())
-        self._labels_per_feature = {
-            name: count
-            for name, part in (train or {}).items()
-            if part.task.mean_over_labels and (count := part.labels_per_feature())
-        }
-        for name, part in (train or {}).items():
-            longest = self._tasks[name].longest_target
-            if longest is not None and (cut := part.share_of_labels(longest)) > 0.01:
-                logger.warning(
-                    "Task %r: %.0f %% of its training targets fill max_target_length=%d, and are probably cut.",
-                    name, 100 * cut, longest,
-                )  # fmt: skip
+        self._labels_per_feature: dict[str, float] = {}
+        for part in (train or {}).values():
+            self._look_at(part)
         super().__init__(
             model=model,
             args=args,
@@ -142,6 +132,20 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         self.model_accepts_loss_kwargs = False
 
     # ------------------------------------------------------------------ training
+
+    def _look_at(self, part: EncodedDataset) -> None:
+        """What must be known of a task's training data beforehand: whether it can be learned from, and its labels."""
+        task = part.task
+        if not part.labelled:
+            task.require_columns(part.rows, task.columns())
+        if task.mean_over_labels and (count := part.labels_per_feature()):
+            self._labels_per_feature[task.name] = count
+        longest = task.longest_target
+        if longest is not None and (cut := part.share_of_labels(longest)) > 0.01:
+            logger.warning(
+                "Task %r: %.0f %% of its training targets fill max_target_length=%d, and are probably cut.",
+                task.name, 100 * cut, longest,
+            )  # fmt: skip
 
     def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
         """Nothing is removed: the data sets give just what the collator makes a batch of."""
@@ -215,9 +219,7 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
             own = labels[name] if isinstance(labels, Mapping) else labels
             share = (own != IGNORED).sum() / (len(own) * self._labels_per_feature[name])
             outputs.task_losses[name] = outputs.task_losses[name] * share
-        outputs.loss = torch.stack(
-            [loss * self._tasks[name].weight for name, loss in outputs.task_losses.items()]
-        ).sum()
+        outputs.loss = weighted_sum(outputs.task_losses, self._tasks)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a training log the mean loss of each task since the log before: `loss_<task>`."""

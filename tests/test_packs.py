@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub_scripts import BUILD
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_modeling import batch, build, logits, three_tasks
@@ -365,18 +366,6 @@ def test_an_adapter_that_does_not_fit_is_refused(tiny_backbone: Any, tmp_path: A
 # ---------------------------------------------------------------------- the Hub
 
 PUSH = """
-    import torch, hf_mtl
-    from hf_mtl import MultiTaskModel, TextClassification, TokenClassification
-    from peft import LoraConfig
-    torch.manual_seed(0)
-    topic = TextClassification(name="topic", labels=("x", "y"))
-    tags = TokenClassification(name="tags", labels=("O", "B-a", "I-a"))
-    lora = LoraConfig(r=2, target_modules="all-linear")
-    model = MultiTaskModel.from_backbone({backbone!r}, [topic, tags], adapters=lora).eval()
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
-    inputs = dict(model.tokenizer(["I lost my card", "Hello"], padding=True, return_tensors="pt"))
     with torch.no_grad():
         torch.save((inputs, model(**inputs).logits), {folder!r} + "/logits.pt")
     model.push_task("topic", "user/topic-pack")
@@ -416,6 +405,6 @@ LOCKED = """
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the server's sockets, closed by the client late
 def test_a_pushed_pack_is_pulled_into_an_empty_cache(loopback_hub: Any, tiny_backbone: Any, tmp_path: Path) -> None:
     names = {"backbone": tiny_backbone(), "folder": str(tmp_path)}
-    loopback_hub.run(PUSH.format(**names), cache=tmp_path / "pusher")
+    loopback_hub.run((BUILD + PUSH).format(**names), cache=tmp_path / "pusher")
     loopback_hub.run(PULL.format(**names), cache=tmp_path / "puller")
     loopback_hub.run(LOCKED, cache=tmp_path / "locked", token=False)
