@@ -18,6 +18,7 @@ from .forwarding import weighted_sum
 from .mixing import MixingRule, Mixture, MixtureCallback, MultiTaskBatchSampler
 from .model_card import render_card, write_card
 from .modeling import MultiTaskModel
+from .tasks import Task
 from .tasks.window_values import IGNORED
 from .training_args import MultiTaskTrainingArguments
 
@@ -115,6 +116,7 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
             train = self._encode(train_dataset, tokenizer, "train") if train_dataset is not None else None
             evaluated = self._encode(eval_dataset, tokenizer, "eval") if eval_dataset is not None else None
         self._labels_per_feature: dict[str, float] = {}
+        self._labels_per_batch: dict[str, float] = {}
         for part in (train or {}).values():
             self._look_at(part)
         super().__init__(
@@ -152,7 +154,15 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         return data_collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> MultiTaskBatchSampler:
-        self._sampler = self._mixture(train_dataset or self.train_dataset)
+        dataset: Any = train_dataset or self.train_dataset
+        self._sampler = self._mixture(dataset)
+        rows, known = self._sampler.rows_per_batch(), self._labels_per_feature
+        self._labels_per_batch = {
+            task.name: rows[unit] * known[task.name]
+            for unit, tasks in _tasks_of_units(dataset).items()
+            for task in tasks
+            if task.name in known
+        }
         return self._sampler
 
     def get_train_dataloader(self) -> Any:
@@ -185,11 +195,8 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
 
     def _metrics_of_units(self) -> dict[str, list[str]]:
         """Unit of the mixture -> names of its tasks' main metrics in what `evaluate` gives."""
-        units = {
-            unit: rows.parts if isinstance(rows, SharedRows) else [rows]
-            for unit, rows in self.train_dataset.units.items()
-        }
-        return {unit: [f"eval_{p.task.name}_{p.task.main_metric}" for p in parts] for unit, parts in units.items()}
+        units = _tasks_of_units(self.train_dataset)
+        return {unit: [f"eval_{task.name}_{task.main_metric}" for task in tasks] for unit, tasks in units.items()}
 
     def rows_per_epoch(self) -> dict[str, int]:
         """Rows that the first epoch takes of each task, by the mixture; more than a task has means that they repeat.
@@ -212,12 +219,12 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
 
     def _count_labels(self, outputs: Any, labels: Any) -> None:
         """Makes the mean loss of a batch's labels count by how many they are, so that each counts the same."""
-        counted = outputs.task_losses.keys() & self._labels_per_feature.keys()
+        counted = outputs.task_losses.keys() & self._labels_per_batch.keys()
         if not counted:
             return
         for name in counted:
             own = labels[name] if isinstance(labels, Mapping) else labels
-            share = (own != IGNORED).sum() / (len(own) * self._labels_per_feature[name])
+            share = (own != IGNORED).sum() / self._labels_per_batch[name]
             outputs.task_losses[name] = outputs.task_losses[name] * share
         outputs.loss = weighted_sum(outputs.task_losses, self._tasks)
 
@@ -256,3 +263,11 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         folder = str(self.args.output_dir)
         model_id = self.hub_model_id or self.args.hub_model_id or Path(folder).name
         write_card(folder, render_card(config, model_id=model_id, **data))
+
+
+def _tasks_of_units(dataset: MultiTaskDataset) -> dict[str, list[Task]]:
+    """Unit of the mixture -> the tasks that learn from its rows."""
+    return {
+        unit: [part.task for part in (rows.parts if isinstance(rows, SharedRows) else [rows])]
+        for unit, rows in dataset.units.items()
+    }

@@ -119,6 +119,24 @@ def test_batch_1_with_accumulation_8_equals_batch_8(task: str, make: Any) -> Non
     assert all(torch.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
 
 
+@pytest.mark.parametrize("setting", [{"length_group": 4}, {"max_tokens_per_batch": 160, "length_group": 4}])
+def test_every_word_counts_the_same_in_batches_of_any_length_and_number(setting: dict[str, Any], make: Any) -> None:
+    trainer = make(adapters=None, mixing="proportional", per_device_train_batch_size=8, **setting)
+    trainer.train_dataset = type(trainer.train_dataset)({"pos": trainer.train_dataset.parts["pos"]})
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    trainer.model.train()
+    factors, words, rows = [], [], set()
+    for batch in trainer.get_train_dataloader():
+        factors.append((trainer.compute_loss(trainer.model, batch) / trainer.model(**batch).loss).item())
+        words.append((batch["labels"] != -100).sum().item())
+        rows.add(len(batch["labels"]))
+    assert len(set(words)) > 1 and (len(rows) > 1) == ("max_tokens_per_batch" in setting)
+    assert [f / n for f, n in zip(factors, words, strict=True)] == pytest.approx([factors[0] / words[0]] * len(words))
+    assert sum(factors) / len(factors) == pytest.approx(1.0, rel=0.25)
+
+
 def test_several_tasks_share_an_optimizer_step_by_accumulation(make: Any) -> None:
     trainer = make(gradient_accumulation_steps=3, mixing="uniform", max_steps=1)
     before = weights(trainer.model)

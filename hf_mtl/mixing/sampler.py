@@ -135,6 +135,11 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
         """Choose the epoch that the next iteration goes through."""
         self.epoch = epoch
 
+    def rows_per_batch(self) -> dict[str, float]:
+        """Task -> rows of its micro-batches: all of them have so many, or on average where `max_tokens` cuts them."""
+        streams = zip(self.plan.tasks, self.streams, strict=True)
+        return {task: stream.rows_per_draw / self._micro_batches for task, stream in streams}
+
     def rows_per_epoch(self) -> dict[str, int]:
         """Task -> rows drawn in the current epoch, over all processes, repeats counted."""
         starts, counts = self.plan.starts(self.epoch).tolist(), self.plan.counts(self.epoch).tolist()
