@@ -28,6 +28,9 @@ class MultiTaskConfig(PreTrainedConfig):
         adapters: None: all tasks share the whole backbone. Else the fields of a peft config with its `peft_type`.
         task_adapters: the same for tasks that have another one than `adapters` says; None: the task has none, and reads
             the bare backbone.
+        sharing: how tasks share adapters: `private`, `shared`, `shared+private`, `mtl-lora` or `poly`.
+        sharing_options: of `mtl-lora` and `poly`.
+        train_backbone: whether the backbone learns together with the adapters. Without adapters it always does.
         backbone_name: where the backbone came from (a Hub id or a folder), for the model card.
         card_data: what else the model card says: `results`, `baselines`, `split`, `datasets`, `recipe`, `license`,
             `language`, as `render_card` takes them. Kept here, so that whoever pushes the model later pushes its card.
@@ -51,6 +54,9 @@ class MultiTaskConfig(PreTrainedConfig):
     tasks: list | None = None
     adapters: dict | None = None
     task_adapters: dict | None = None
+    sharing: str = "private"
+    sharing_options: dict | None = None
+    train_backbone: bool = False
     backbone_name: str | None = None
     card_data: dict | None = None
     language_model: str | None = None

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
-from .adapters import merge_adapter
+from .adapters import adapter_name, merge_adapter
 from .config import MultiTaskConfig
 from .language_model import text_part
 from .tasks import Task
@@ -45,7 +45,7 @@ class ExportMixin(PreTrainedModel):
         task = self.task(name)
         kind = self.config.language_model
         merged = copy.deepcopy(self.backbone if task.language_model else text_part(self.backbone, kind))
-        merge_adapter(merged, name)
+        merge_adapter(merged, adapter_name(self.config, name))
         return merged.requires_grad_(True).eval()
 
     def export_task(self, name: str, folder: str | os.PathLike[str]) -> PreTrainedModel:

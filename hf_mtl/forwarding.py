@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.utils import ModelOutput
 
-from .adapters import Route, use_route
+from .adapters import computed_once, reads_alike, route_of, trunk_layers, use_route
 from .backbone import rows_come_first
 from .cached_batches import output_in_parts
 from .language_model import text_part
@@ -144,7 +145,7 @@ class ForwardMixin(WritingMixin):
         """
         deep = any(self.tasks[name].layer != -1 for name in names)
         given = {k: v for k, v in inputs.items() if v is not None and (k != "token_type_ids" or k in self._takes)}
-        route = None if self.config.adapters is None else Route(names, index)
+        route = route_of(self.config, names, index)
         read = text_part(self.backbone, self.config.language_model)
         with use_route(route):
             output = read(attention_mask=attention_mask, output_hidden_states=deep, return_dict=True, **given)
@@ -204,6 +205,13 @@ class ForwardMixin(WritingMixin):
             return {known[numbers[0]]: None}
         return {known[k]: torch.nonzero(index == i).squeeze(1) for i, k in enumerate(numbers)}
 
+    def _trunk(self) -> list[nn.Module]:
+        """The layers that give all tasks the same: those below the first adapter."""
+        if torch.compiler.is_compiling():
+            return []
+        count: int = self.config.text_config.num_hidden_layers  # type: ignore[union-attr]
+        return trunk_layers(text_part(self.backbone, self.config.language_model), count)
+
     def _states(
         self, asked: Mapping[str, torch.Tensor | None], mask: torch.Tensor, inputs: Mapping[str, Any]
     ) -> dict[str, tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
@@ -211,22 +219,20 @@ class ForwardMixin(WritingMixin):
         names = list(asked)
         chosen = [rows for rows in asked.values() if rows is not None]
         if not chosen:  # every row is each task's
-            if not names or self.config.adapters is not None:
-                return {name: (self.encode([name], mask, **inputs), mask) for name in names}
+            if not names or not reads_alike(self.config):
+                with computed_once(self._trunk() if len(names) > 1 else []):
+                    return {name: (self.encode([name], mask, **inputs), mask) for name in names}
             return dict.fromkeys(names, (self.encode(names, mask, **inputs), mask))
-        if self.config.adapters is not None and not rows_come_first(self.config.text_config):
+        if not reads_alike(self.config) and not rows_come_first(self.config.text_config):
             own = {n: ({k: _of_rows(r, v) for k, v in inputs.items()}, _of_rows(r, mask)) for n, r in asked.items()}
             return {name: (self.encode([name], seen, **given), seen) for name, (given, seen) in own.items()}
-        index = torch.full_like(mask[:, 0], -1)
-        for k, rows in enumerate(chosen):
-            index[rows] = k
-        if sum(map(len, chosen)) < len(mask):  # the others' rows are read elsewhere
-            kept = torch.nonzero(index >= 0).squeeze(1)
-            index, mask = index[kept], mask[kept]
-            inputs = {k: _of_rows(kept, v) for k, v in inputs.items()}
-        states = self.encode(names, mask, index, **inputs)
-        places = [torch.nonzero(index == k).squeeze(1) for k in range(len(names))]
-        return {n: (tuple(s[r] for s in states), mask[r]) for n, r in zip(names, places, strict=True)}
+        # Sorted by task: rows that share an adapter are one block then. The others' rows are read elsewhere.
+        order, counts = torch.cat(chosen), [len(rows) for rows in chosen]
+        index = torch.repeat_interleave(torch.tensor(counts)).to(order.device)
+        mask = mask[order]
+        states = self.encode(names, mask, index, **{k: _of_rows(order, v) for k, v in inputs.items()})
+        parts = zip(*(state.split(counts) for state in states), strict=True)
+        return {name: (part, own) for name, part, own in zip(names, parts, mask.split(counts), strict=True)}
 
 
 def weighted_sum(losses: Mapping[str, torch.Tensor], tasks: Mapping[str, Task]) -> torch.Tensor:

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from typing_extensions import Self
 
-from .adapters import adapter_parameters
+from .adapters import adapter_names, adapter_parameters
 from .config import MultiTaskConfig
 from .language_model import text_part
 from .tasks import Task
@@ -62,8 +62,8 @@ class FreezingMixin(PreTrainedModel):
         if self.config.adapters is None:
             self._below_learns(False)
             return
-        self.backbone.requires_grad_(False)
-        for name in self.tasks:
+        self.backbone.requires_grad_(self.config.train_backbone)
+        for name in adapter_names(self.config, self.tasks):
             for parameter in adapter_parameters(self.backbone, name):
                 parameter.requires_grad = True
         if self.config.language_model == "masked":

@@ -15,6 +15,10 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils import cached_file
 
 from .adapters import (
+    MORE,
+    adapter_layers,
+    from_layer,
+    known_sharing,
     parameter_counts,
     parameter_table,
     replaying,
@@ -57,7 +61,7 @@ class MultiTaskModel(
     _supports_flex_attn = True
     _supports_attention_backend = True
     # On a backbone of 16 bits what learns stays in 32: small steps would be lost in 8 or 11 bits of mantissa.
-    _keep_in_fp32_modules_strict = ["heads", "lora_A", "lora_B", "lora_magnitude_vector"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["heads", "lora_A", "lora_B", "lora_magnitude_vector", *MORE]  # noqa: RUF012
 
     def __init__(self, config: MultiTaskConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -83,6 +87,10 @@ class MultiTaskModel(
         tasks: Iterable[Task],
         adapters: Any = None,
         *,
+        sharing: str = "private",
+        sharing_options: dict[str, Any] | None = None,
+        first_layer: int = 0,
+        train_backbone: bool = False,
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | None = None,
@@ -96,6 +104,12 @@ class MultiTaskModel(
             tasks: the tasks, with their labels known.
             adapters: a `peft.LoraConfig`: each task gets such an adapter of its own and the backbone is frozen; or a
                 dict task -> its `LoraConfig`. None: the tasks share the whole backbone, and it is trained.
+            sharing: `private`: an adapter for each task; `shared`: one for all; `shared+private`: both, added up;
+                `mtl-lora`: one whose inside and whose mix of outputs are each task's; `poly`: an inventory of skills,
+                of which each task takes its own mix.
+            sharing_options: `{"ups": 3, "temperature": 0.5}` of `mtl-lora`, `{"skills": 8}` of `poly`.
+            first_layer: the lowest layer with adapters. Those below, the trunk, are computed once for all tasks.
+            train_backbone: the backbone learns too, together with the adapters.
             revision: branch, tag or commit on the Hub.
             token: Hub token for private repositories.
             cache_dir: where downloads are kept.
@@ -118,10 +132,16 @@ class MultiTaskModel(
             "dtype": backbone.dtype,
         }
         tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(where, **hub), backbone.config, tasks)
+        part: Any = text_part(backbone, kind)
+        sharing = known_sharing(sharing, sharing_options, adapters)
+        adapters = from_layer(adapters, first_layer, part, backbone.config.num_hidden_layers)
         config = MultiTaskConfig(
             text_config=copy.deepcopy(backbone.config),
             tasks=tasks,
             **adapter_settings(adapters, tasks),
+            sharing=sharing,
+            sharing_options=sharing_options,
+            train_backbone=train_backbone,
             backbone_name=name,
             language_model=kind,
             mask_token_id=tokenizer.mask_token_id if kind == "masked" else None,
@@ -166,6 +186,9 @@ class MultiTaskModel(
             ) from error
         model: MultiTaskModel = loaded[0] if kwargs.get("output_loading_info") else loaded
         model._freeze()
+        for layer in adapter_layers(model.backbone):
+            # Out of the file's memory too, where values lie at odd places: products would be rounded by their places.
+            layer.lay_together()
         if name is not None:
             hub = _hub_options(kwargs)
             if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **hub):

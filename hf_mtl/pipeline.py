@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, Pipeline
 
+from .adapters import reads_alike
 from .backbone import prepare_tokenizer, rows_come_first
 from .nearest import nearest
 from .pipeline_batches import Batch, Request, WindowTokenizer, make_batches
@@ -203,7 +204,7 @@ class MultiTaskPipeline(Pipeline):
         batches = make_batches(
             input_tensors.requests,
             batch_size,
-            adapters=config.adapters is not None,
+            adapters=not reads_alike(config),
             mixed=rows_come_first(config.text_config),
             tokenizer=self.tokenizer,
             price=BATCH_PRICE if self.device.type == "cpu" else BATCH_PRICE_ON_A_DEVICE,

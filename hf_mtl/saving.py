@@ -48,7 +48,7 @@ class SavingMixin(PreTrainedModel):
             **kwargs: as for `PreTrainedModel.save_pretrained`.
 
         Raises:
-            ValueError: `save_backbone=False` of a model without adapters, whose backbone learns.
+            ValueError: `save_backbone=False` of a model whose backbone learns.
         """
         hub = {k: kwargs.pop(k) for k in ("repo_id", *PUSH_OPTIONS) if push_to_hub and k in kwargs}
         if any(parameter.is_meta for parameter in self.parameters()):
@@ -72,6 +72,10 @@ class SavingMixin(PreTrainedModel):
             raise ValueError(
                 "save_backbone=False leaves out the backbone, and without adapters it is trained with the tasks: "
                 "save all of the model, or train with adapters=LoraConfig(...)."
+            )
+        if self.config.train_backbone:
+            raise ValueError(
+                "save_backbone=False leaves out the backbone, which train_backbone=True trains: save all of the model."
             )
         left_out = {id(p) for _, p in bare_parameters(self.backbone) if not p.requires_grad}
         names = {name for name, p in self.named_parameters(remove_duplicate=False) if id(p) in left_out}

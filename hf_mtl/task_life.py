@@ -9,11 +9,14 @@ from transformers import PreTrainedModel
 
 from .adapters import (
     adapter_from_dict,
+    adapter_names,
     adapter_to_dict,
+    composition_of,
     delete_adapter,
     inject_adapters,
     rename_adapter,
     rename_key,
+    require_private,
 )
 from .backbone import check_offsets
 from .freezing import FreezingMixin
@@ -128,6 +131,8 @@ class TaskLifeMixin(FreezingMixin):
         self._freeze()
 
     def _check_adapters(self, name: str, adapter: Mapping[str, Any] | None) -> None:
+        if adapter != self.config.adapters:
+            require_private(self.config, name)
         if adapter is not None and self.config.adapters is None:
             raise ValueError(
                 f"Task {name!r} cannot have an adapter: this model's tasks share all of the backbone, which is "
@@ -161,16 +166,27 @@ class TaskLifeMixin(FreezingMixin):
 
         `loading`: the values come later; initialisations that read the base weights would have nothing to read.
         """
+        config = self.config
+        if config.adapters is not None and config.sharing != "private":  # what all share
+            kind = config.language_model
+            whole = self.backbone if kind == "seq2seq" else text_part(self.backbone, kind)
+            self._inject_into(whole, config.adapters, adapter_names(config, ()), loading)
+        if config.sharing == "shared":
+            return
         groups: dict[tuple[bool, str], list[Task]] = {}
         for task in tasks:
-            settings = self.config.adapter_of(task.name)
+            settings = config.adapter_of(task.name)
             if settings is not None:
                 groups.setdefault((task.language_model == "seq2seq", repr(settings)), []).append(task)
         for found in groups.values():
-            adapter: Any = adapter_from_dict(self.config.adapter_of(found[0].name))
-            if loading:
-                adapter.init_lora_weights = True
-            inject_adapters(self._part(found[0]), adapter, [task.name for task in found])
+            names = [task.name for task in found]
+            self._inject_into(self._part(found[0]), config.adapter_of(names[0]), names, loading)
+
+    def _inject_into(self, part: PreTrainedModel, settings: Any, names: list[str], loading: bool) -> None:
+        adapter: Any = adapter_from_dict(settings)
+        if loading:
+            adapter.init_lora_weights = True
+        inject_adapters(part, adapter, names, composition_of(self.config))
 
     def _part(self, task: Task) -> PreTrainedModel:
         """The part of the backbone that has the task's adapter: a task that writes runs through the decoder as well."""

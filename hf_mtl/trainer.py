@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import BatchSamplerShard
 
+from .adapters import reads_alike
 from .backbone import prepare_tokenizer
 from .balanced_training import BalancedTrainingMixin
 from .data import MultiTaskCollator, MultiTaskDataset
@@ -76,10 +77,10 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         for name in _WITHOUT_EFFECT & kwargs.keys():
             if kwargs[name] is not None:
                 raise ValueError(f"{name} has no effect here: each task encodes, computes its loss and scores itself.")
-        if args.share_rows and model.config.adapters is not None:
+        if args.share_rows and not reads_alike(model.config):
             raise ValueError(
                 "share_rows=True reads a row once for all of its tasks, and with adapters each task reads it in its "
-                "own way. Set share_rows=False, or train without adapters."
+                "own way. Set share_rows=False, or train without adapters or with sharing='shared'."
             )
         if len(set(getattr(model.backbone, "hf_device_map", {}).values())) > 1:
             raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .adapters import Route, use_route
+from .adapters import Route, route_of, use_route
 from .config import MultiTaskConfig
 from .generation import generate
 from .language_model import predictor
@@ -129,4 +129,4 @@ class WritingMixin(PreTrainedModel):
         return TaskOutput(total / sums[:, 2].sum().clamp(min=1), sums)
 
     def _route(self, name: str) -> Route | None:
-        return None if self.config.adapters is None else Route([name])
+        return route_of(self.config, [name])

@@ -323,6 +323,27 @@ def test_a_task_type_without_a_docstring_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"sharing": "poly"},
+            ["the tasks share a LoRA adapter (r = 8) (poly), and each has", "The tasks share adapters,"],
+        ),
+        (
+            {"train_backbone": True},
+            ["The backbone was trained too, and each task has", "The tasks share the backbone,"],
+        ),
+    ],
+)
+def test_the_card_says_how_the_tasks_share(given: dict[str, Any], said: list[str]) -> None:
+    shared = config(INTENT, adapters=LORA)
+    for name, value in given.items():
+        setattr(shared, name, value)
+    text = render_card(shared).text
+    assert all(words in text for words in said) and "leaves the other" not in text
+
+
+@pytest.mark.parametrize(
     ("adapters", "said", "unsaid"),
     [
         (LORA, "The backbone is frozen, and each task has a LoRA adapter (r = 8)", "share"),

@@ -13,7 +13,7 @@ import torch
 from recipe_files import LABELS, recipe_values, some_rows, write_jsonl, write_recipe
 from safetensors.torch import load_file
 
-from hf_mtl import MultiTaskModel
+from hf_mtl import MultiTaskModel, TextClassification
 from hf_mtl.recipe import SPLITS, Recipe, TaskData, parse_value
 from hf_mtl.recipe.document import dump_document
 from hf_mtl.recipe.values import fit
@@ -67,6 +67,17 @@ def test_a_recipe_becomes_tasks_adapters_and_training_arguments(
     assert (args.mixing, args.temperature, args.cap, args.learning_rate) == ("temperature", 3.0, None, 1e-3)
     assert (args.report_to, args.save_strategy, args.eval_strategy) == ([], "no", "no")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_says_how_adapters_are_shared(values: Values, load: Callable[..., Recipe]) -> None:
+    values["adapters"] |= {
+        "sharing": "poly", "sharing_options": {"skills": 3}, "first_layer": 1, "train_backbone": True
+    }  # fmt: skip
+    recipe = load(values)
+    tasks = [TextClassification(name="intent", labels=["yes", "no"])]
+    config = recipe.build_model(tasks).config
+    assert (config.sharing, config.sharing_options, config.train_backbone) == ("poly", {"skills": 3}, True)
+    assert "layer" in config.adapters["target_modules"]
 
 
 def test_a_recipe_says_all_of_the_mixture(values: Values, load: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -207,6 +218,9 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key(value: Any, kind: Any) 
         ("adapters.rank", 8, r"adapters has no key 'rank'\. Known: "),
         ("adapters.lora_alfa", 8, r"adapters has no key 'lora_alfa'\..*Did you mean 'lora_alpha'\?"),
         ("adapters.r", "big", r"adapters\.r must be a whole number, got 'big'"),
+        ("adapters.sharing", "shard", r"sharing='shard' is not known\. .*Did you mean 'shared'\?"),
+        ("adapters.sharing_options", {"skills": 4}, r"sharing='private' has no options"),
+        ("adapters.first_layer", "one", r"adapters\.first_layer must be a whole number, got 'one'"),
         ("adapters.modules_to_save", ["x"], r"modules_to_save=.*cannot be kept per task"),
         ("mixing.strategy", "temprature", r"mixing\.strategy='temprature'.*Did you mean 'temperature'\?"),
         ("mixing.temprature", 2, r"mixing has no key 'temprature'\..*Did you mean 'temperature'\?"),

@@ -3,7 +3,7 @@
 from .bare import bare_parameters, fingerprint
 from .combining import COMBINATIONS, combine_adapters
 from .counts import parameter_counts, parameter_table
-from .files import ADAPTER_FILES, fill_adapter, read_adapter, save_adapter
+from .files import ADAPTER_FILES, fill_adapter, read_adapter, save_adapter, written_settings
 from .inject import (
     adapter_fields,
     adapter_from_dict,
@@ -14,36 +14,61 @@ from .inject import (
     inject_adapters,
     reset_missing,
 )
-from .layers import RoutedLinear
+from .layers import MORE, RoutedLinear
 from .merging import merge_adapter
 from .renaming import rename_adapter, rename_key
 from .routing import Route, current_route, replaying, use_route
+from .sharing import (
+    SHARINGS,
+    adapter_name,
+    adapter_names,
+    composition_of,
+    from_layer,
+    known_sharing,
+    reads_alike,
+    require_private,
+    route_of,
+)
+from .trunk import computed_once, trunk_layers
 
 __all__ = [
     "ADAPTER_FILES",
     "COMBINATIONS",
+    "MORE",
+    "SHARINGS",
     "Route",
     "RoutedLinear",
     "adapter_fields",
     "adapter_from_dict",
     "adapter_layers",
+    "adapter_name",
+    "adapter_names",
     "adapter_parameters",
     "adapter_to_dict",
     "bare_parameters",
     "combine_adapters",
+    "composition_of",
+    "computed_once",
     "current_route",
     "delete_adapter",
     "fill_adapter",
     "fingerprint",
+    "from_layer",
     "inject_adapters",
+    "known_sharing",
     "merge_adapter",
     "parameter_counts",
     "parameter_table",
     "read_adapter",
+    "reads_alike",
     "rename_adapter",
     "rename_key",
     "replaying",
+    "require_private",
     "reset_missing",
+    "route_of",
     "save_adapter",
+    "trunk_layers",
     "use_route",
+    "written_settings",
 ]

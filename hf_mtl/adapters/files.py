@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig
@@ -18,12 +18,25 @@ from transformers.pytorch_utils import Conv1D
 from .inject import adapter_to_dict
 from .layers import RoutedLinear
 
-__all__ = ["ADAPTER_FILES", "fill_adapter", "read_adapter", "save_adapter", "tensors_of"]
+__all__ = ["ADAPTER_FILES", "fill_adapter", "read_adapter", "save_adapter", "tensors_of", "written_settings"]
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_FILES = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME)
 _PREFIX = "base_model.model."
+
+
+def written_settings(part: nn.Module, name: str, settings: LoraConfig) -> LoraConfig:
+    """The config of the plain adapter that a task's amounts to: its own, but where it is composed of shared ones."""
+    ranks = {path: len(layer.effective(name)[0]) for path, layer in _layers(part, name) if layer.composition}
+    if not ranks:
+        return settings
+    config: Any = copy.deepcopy(settings)
+    config.r = config.lora_alpha = max(ranks.values())  # the scale is in the values, so that it is 1 here
+    config.rank_pattern = {path: rank for path, rank in ranks.items() if rank != config.r}
+    config.alpha_pattern = dict(config.rank_pattern)
+    config.use_rslora, config.init_lora_weights = False, True
+    return cast(LoraConfig, config)
 
 
 def save_adapter(
@@ -39,7 +52,7 @@ def save_adapter(
     Args:
         part: the part of the backbone that has the adapter; the names in the file are relative to it.
         name: the task's.
-        settings: the config that it was made by.
+        settings: what `written_settings` says.
         folder: made where it is not there.
         base: the backbone's name, for the file.
         dtype: of the values in the file; None: as they are.
@@ -59,9 +72,14 @@ def save_adapter(
     save_file(values, Path(folder, SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
 
 
-def tensors_of(part: nn.Module, name: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters of one task's adapter by their names in peft's files, which do not hold the task's."""
+def tensors_of(part: nn.Module, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights of one task's adapter by their names in peft's files, which do not hold the task's."""
     for path, layer in _layers(part, name):
+        if layer.composition is not None:
+            down, up = layer.effective(name)
+            yield f"{_PREFIX}{path}.lora_A.weight", down
+            yield f"{_PREFIX}{path}.lora_B.weight", up
+            continue
         for kind in layer.adapter_layer_names:
             held = getattr(layer, kind)
             if name not in held:
@@ -73,7 +91,7 @@ def tensors_of(part: nn.Module, name: str) -> Iterator[tuple[str, nn.Parameter]]
 
 def _layers(part: nn.Module, name: str) -> Iterator[tuple[str, RoutedLinear]]:
     for path, module in part.named_modules():
-        if isinstance(module, RoutedLinear) and name in module.lora_A:
+        if isinstance(module, RoutedLinear) and module.has(name):
             yield path, module
 
 

@@ -12,7 +12,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .layers import RoutedLinear
+from .composing import ALL, Composition
+from .layers import MORE, RoutedLinear
 
 __all__ = [
     "adapter_fields",
@@ -82,13 +83,26 @@ def _plain(value: Any) -> Any:
     return getattr(value, "value", value)
 
 
-def inject_adapters(backbone: nn.Module, config: LoraConfig, names: Sequence[str]) -> None:
+def inject_adapters(
+    backbone: nn.Module, config: LoraConfig, names: Sequence[str], composition: Composition | None = None
+) -> None:
     """Wraps the target layers in place and gives each an adapter for every name.
+
+    Args:
+        backbone: or a part of it.
+        config: of each adapter.
+        names: of the adapters; those that are there already are left alone.
+        composition: what tasks' adapters are made of; None: each is its own.
 
     Raises:
         ValueError: nothing matches the targets, or a target is no linear layer.
     """
+    known = {name for layer in adapter_layers(backbone) for name in layer.lora_A}
+    names = [name for name in names if name not in known]
+    tasks = [] if composition is None else [name for name in names if name not in composition.shared()]
     for name in names:
+        if name in tasks and composition is not None and not composition.private():
+            continue  # peft has no part in it
         own = copy.deepcopy(config)
         factories: Any = {nn.Linear: _linear, Conv1D: _conv1d}
         own._register_custom_module(factories)
@@ -103,13 +117,16 @@ def inject_adapters(backbone: nn.Module, config: LoraConfig, names: Sequence[str
                 f"target_modules={config.target_modules!r} takes in {path!r}, a {kind}: only linear layers can "
                 "be routed. Name the linear layers, or use target_modules='all-linear'."
             )
+    if composition is not None:
+        for layer in adapter_layers(backbone):
+            layer.compose(composition, tasks)
     for name in names:
         for parameter in adapter_parameters(backbone, name):
             # peft gives them the base layer's dtype, in which small steps are lost: bfloat16 keeps 8 bits.
             parameter.data = parameter.data.float()
     for layer in adapter_layers(backbone):
-        for name in names:
-            if name in layer.lora_A and not layer.lora_A[name].weight.is_meta:
+        for name in layer.lora_A:
+            if name in names and not layer.lora_A[name].weight.is_meta:
                 _keep(layer, name)
 
 
@@ -168,6 +185,7 @@ def reset_missing(backbone: nn.Module) -> None:
         ValueError: a DoRA adapter is missing: its magnitudes come from the base weights, which are not at hand here.
     """
     for layer in adapter_layers(backbone):
+        _reset_composed(layer)
         for name in layer.lora_A:
             down, up = layer.lora_A[name], layer.lora_B[name]
             loaded = all(getattr(p, "_is_hf_initialized", False) for p in (down.weight, up.weight))
@@ -180,3 +198,14 @@ def reset_missing(backbone: nn.Module) -> None:
                 with torch.no_grad():
                     layer.reset_lora_parameters(name, True)
             _keep(layer, name)
+
+
+def _reset_composed(layer: RoutedLinear) -> None:
+    composition = layer.composition
+    if composition is None:
+        return
+    for name in {name for kind in MORE for name in getattr(layer, kind)}:
+        own = [getattr(layer, kind)[name] for kind in MORE if name in getattr(layer, kind)]
+        if not all(getattr(parameter, "_is_hf_initialized", False) for parameter in own):
+            with torch.no_grad():
+                composition.reset(layer, None if name == ALL else name)

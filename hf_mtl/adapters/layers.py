@@ -1,67 +1,192 @@
 """The low-rank layer that sends each row through its own task's weights: y = W x + s B(t) A(t) x."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from peft.tuners.lora import Linear
+from torch import nn
 
+from .composing import Composition
+from .products import LinearWithLowRank, add_low_rank, lie_together, places_of
 from .routing import Route, current_route
 
-__all__ = ["RoutedLinear"]
+__all__ = ["MORE", "RoutedLinear"]
+
+# Parameters that compositions have beside peft's: how a task mixes, what it puts between, and more shared weights.
+MORE = ("lora_gate", "lora_core", "lora_up")
 
 
 class RoutedLinear(Linear):
     """peft's LoRA layer with another forward: parameters, initialisation and state-dict keys are peft's own.
 
-    Outside a route it is the bare base layer. Rows of several tasks cost two batched products over gathered
-    weights, whatever the number of tasks. Each task keeps parameters of its own, stacked only while its rows are in
-    the batch: one stacked parameter would let AdamW move tasks that have no rows.
+    Outside a route it is the bare base layer. Rows of several tasks cost two batched products, whatever the number of
+    tasks. Each task keeps parameters of its own: one stacked parameter would let AdamW move tasks that have no rows.
+    Without gradients the tasks' values are laid side by side in memory, so that nothing is copied to stack them.
+
+    With a composition a task's weights are made of shared ones and its own; see there.
     """
+
+    # By these peft finds what is an adapter's: its own kinds, and what compositions add.
+    adapter_layer_names: Any = (*Linear.adapter_layer_names, *MORE)
+    composition: Composition | None = None
+    lora_gate: nn.ParameterDict
+    lora_core: nn.ParameterDict
+    lora_up: nn.ParameterDict
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """`x [batch, ..., in]` -> `[batch, ..., out]`."""
-        result = self.base_layer(x, *args, **kwargs)
         route = current_route()
         if route is None or self.disable_adapters:
-            return result
-        dtype = result.dtype
+            return cast(torch.Tensor, self.base_layer(x, *args, **kwargs))
+        if route.index is not None and self._alike(route.names):
+            route.check(x)
+            if torch.is_grad_enabled() and not args and not kwargs and self._fits_one_product(route, x):
+                return self._learning(route, x)
+            result = self.base_layer(x, *args, **kwargs)
+            return self._gathered(route, x, result).to(result.dtype)
+        result = self.base_layer(x, *args, **kwargs)
         if route.index is None:
-            result = self._through(route.names[0], x, result)
-        elif self._alike(route.names):
-            result = result + self._gathered(route, x)
-        else:
-            result = self._row_by_row(route, x, result)
-        return result.to(dtype)
+            return self._through(route.names[0], x, result).to(result.dtype)
+        return self._row_by_row(route, x, result).to(result.dtype)
 
     def _through(self, name: str, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         """All rows through one adapter; `result` is what the base layer gave for them."""
-        if name not in self.lora_A:
+        if not self.has(name):
             return result
-        x = self._cast_input_dtype(x, self._down(name).dtype)
-        if name in self.lora_variant:
-            return self.lora_variant[name].forward(self, active_adapter=name, x=x, result=result)
-        low = self.lora_A[name](self.lora_dropout[name](x))
-        return result + self.lora_B[name](low) * self.scaling[name]
+        held = self._held(name)
+        x = self._cast_input_dtype(x, self._dtype(held))
+        if held in self.lora_variant:
+            return self.lora_variant[held].forward(self, active_adapter=held, x=x, result=result)
+        x = self.lora_dropout[held](x)
+        down, up = (weights[0] for weights in self.weights((name,)))
+        scale = self.scaling[held]
+        if torch.is_grad_enabled() or result.dtype != x.dtype or not result.is_contiguous() or self.lora_bias[held]:
+            bias = cast(nn.Linear, self.lora_B[held]).bias if self.lora_bias[held] else None
+            return result + F.linear(F.linear(x, down), up, bias) * scale
+        low = down @ x.reshape(-1, x.shape[-1]).t()
+        result.view(-1, result.shape[-1]).addmm_(low.t(), up.t(), alpha=scale)
+        return result
 
-    def _down(self, name: str) -> torch.Tensor:
-        return cast(torch.Tensor, self.lora_A[name].weight)
+    def has(self, name: str) -> bool:
+        """Whether rows of this task go through an adapter here."""
+        held = self.lora_A if self.composition is None or self.composition.private() else self.lora_gate
+        return name in held
+
+    def _held(self, name: str) -> str:
+        """Under which of peft's names the adapter's rank, scale and dropout are."""
+        return name if self.composition is None else self.composition.shared()[0]
+
+    def _dtype(self, held: str) -> torch.dtype:
+        return cast(torch.Tensor, self.lora_A[held].weight).dtype
+
+    def effective(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """`A [r, in]` and `B [out, r]` of a task as they act in evaluation, the scale in B."""
+        training = self.training
+        self.training = False
+        with torch.no_grad():
+            down, up = (weights[0] for weights in self.weights((name,)))
+        self.training = training
+        return down, up * self.scaling[self._held(name)]
+
+    def weights(self, names: Sequence[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """A and B of each of these tasks."""
+        if self.composition is not None:
+            return self.composition.weights(self, names)
+        # By the modules' dicts: with many tasks the way over the attributes takes as long as a product.
+        downs, ups = self.lora_A._modules, self.lora_B._modules
+        down = [downs[name]._parameters["weight"] for name in names]
+        up = [ups[name]._parameters["weight"] for name in names]
+        return cast(list[torch.Tensor], down), cast(list[torch.Tensor], up)
 
     def _alike(self, names: tuple[str, ...]) -> bool:
         """Whether the adapters can be stacked: all here, of one shape and dropout, plain LoRA without a bias."""
-        if any(name not in self.lora_A or name in self.lora_variant or self.lora_bias[name] for name in names):
-            return False
-        shapes = {self._down(name).shape for name in names}
-        dropouts = {getattr(self.lora_dropout[name], "p", 0.0) for name in names}
-        return len(shapes) == 1 and len(dropouts) == 1
+        found: dict[tuple[str, ...], bool] = self._caches.setdefault("alike", {})
+        if names not in found:
+            found[names] = self._compare(names)
+        return found[names]
 
-    def _gathered(self, route: Route, x: torch.Tensor) -> torch.Tensor:
-        down = torch.stack([self._down(name) for name in route.names])
-        up = torch.stack([self.lora_B[name].weight * self.scaling[name] for name in route.names])
-        x = self.lora_dropout[route.names[0]](self._cast_input_dtype(x, down.dtype))
-        index = route.index_of(x)
-        rows = x.reshape(x.shape[0], -1, x.shape[-1])
-        low = torch.bmm(rows, down[index].transpose(1, 2))
-        return torch.bmm(low, up[index].transpose(1, 2)).reshape(*x.shape[:-1], up.shape[1])
+    def _compare(self, names: tuple[str, ...]) -> bool:
+        if self.composition is not None:
+            return all(map(self.has, names))
+        known, variants, biases, ranks = self.lora_A._modules, self.lora_variant, self.lora_bias, self.r
+        rank = ranks.get(names[0])
+        if any(n not in known or n in variants or biases[n] or ranks[n] != rank for n in names):
+            return False
+        drops = self.lora_dropout._modules
+        return len({getattr(drops[name], "p", 0.0) for name in names}) == 1
+
+    def compose(self, composition: Composition, tasks: Sequence[str]) -> None:
+        """Begins a composition, or goes on with it: the parameters that peft has not, for all tasks and for these."""
+        new = [task for task in tasks if task not in self.lora_gate]
+        for task in (None, *new) if self.composition is None else new:
+            composition.begin(self, task)
+            composition.reset(self, task)
+        self.composition = composition
+        self._caches.pop("alike", None)
+
+    def update_layer(self, *args: Any, **kwargs: Any) -> None:
+        for kind in MORE:
+            if kind not in self._modules:  # peft makes its own before it calls this, and looks through all after
+                setattr(self, kind, nn.ParameterDict())
+        super().update_layer(*args, **kwargs)
+        self._caches.pop("alike", None)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        self._caches.pop("alike", None)
+
+    def _scale(self, route: Route, x: torch.Tensor) -> float | torch.Tensor:
+        """One number for all tasks, else one for each of them or, by the route, for each row."""
+        values = [self.scaling[self._held(name)] for name in route.names]
+        if len(set(values)) == 1:
+            return float(values[0])
+        scales = torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+        return scales if route.even else scales[route.index]
+
+    def _fits_one_product(self, route: Route, x: torch.Tensor) -> bool:
+        """Whether base and adapter can be one step of autograd: a plain linear layer of the adapters' dtype."""
+        base, held = self.base_layer, self._held(route.names[0])
+        dropout = self.lora_dropout[held]
+        return (
+            type(base) is nn.Linear
+            and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
+            and x.dtype == base.weight.dtype == self._dtype(held)
+            and not (isinstance(dropout, nn.Dropout) and dropout.p and self.training)
+            and not torch.is_autocast_enabled(x.device.type)
+            and not torch.compiler.is_compiling()
+        )
+
+    def _learning(self, route: Route, x: torch.Tensor) -> torch.Tensor:
+        down, up = self.weights(route.names)
+        base = self.base_layer
+        scale = self._scale(route, x)
+        return cast(
+            torch.Tensor,
+            LinearWithLowRank.apply(x, base.weight, base.bias, route, scale, *down, *up),
+        )
+
+    def _gathered(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        held = self._held(route.names[0])
+        x = self.lora_dropout[held](self._cast_input_dtype(x, self._dtype(held)))
+        down, up = self.weights(route.names)
+        # Once after loading or changing tasks; never while training, where others may hold on to the memory: an
+        # optimizer, or FSDP, which takes a layer's memory away after each forward.
+        alone = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or self.training or _in_a_group())
+        if alone and self.composition is None and places_of(up) is None:
+            self.lay_together()
+            down, up = self.weights(route.names)
+        return add_low_rank(result, x, route, down, up, self._scale(route, x))
+
+    def lay_together(self) -> None:
+        """Puts the adapters of one rank side by side, so that those of a batch are found stacked."""
+        if self.composition is not None or any(p.is_meta for p in self.lora_A.parameters()):
+            return
+        for rank in set(self.r.values()):
+            names = tuple(name for name in self.lora_A if self.r[name] == rank)
+            for parameters in self.weights(names):
+                lie_together(cast(list[nn.Parameter], parameters))
 
     def _row_by_row(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         """One sub-batch an adapter, for adapters that cannot be stacked (DoRA, ranks that differ)."""
@@ -69,3 +194,7 @@ class RoutedLinear(Linear):
         parts = [whole.rows(i) for i in range(len(route.names))]
         done = [self._through(name, x[rows], result[rows]) for name, rows in zip(route.names, parts, strict=True)]
         return torch.cat(done)[torch.argsort(torch.cat(parts))]
+
+
+def _in_a_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

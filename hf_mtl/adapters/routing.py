@@ -15,7 +15,8 @@ class Route:
 
     Args:
         names: the adapters that are present, each once.
-        index: `[batch]` which of `names` each row goes through; None: all rows go through the only one.
+        index: `[batch]` which of `names` each row goes through; None: all rows go through the only one. Sorted, with as
+            many rows of each, costs least.
 
     Raises:
         ValueError: several names without an index.
@@ -26,12 +27,32 @@ class Route:
             raise ValueError(f"A route through {list(names)} needs an index that says which row takes which.")
         self.names = tuple(names)
         self.index = index if len(names) > 1 else None
+        self.even = self.index is not None and _even(self.index, len(names))
+        self._indices: dict[tuple[int, ...], torch.Tensor] = {}
 
     def rows(self, adapter: int) -> torch.Tensor:
         """Row numbers that go through `names[adapter]`, in order."""
         if self.index is None:
             raise ValueError("A route through one adapter takes every row: it has no row numbers.")
         return torch.nonzero(self.index == adapter).squeeze(1)
+
+    def check(self, x: torch.Tensor) -> None:
+        """Raises ValueError for an input of a layer whose rows cannot be told; see `index_of`."""
+        if self.index is not None and len(x) != len(self.index) and (x.dim() != 2 or len(x) % len(self.index)):
+            self.index_of(x)
+
+    def index_in(self, places: Sequence[int]) -> torch.Tensor:
+        """Where the weights of each group of rows are, when those of `names` are at these places.
+
+        A group is a task where the rows are even, else a row. Worked out once for all layers.
+        """
+        if self.index is None:
+            raise ValueError("A route through one adapter takes every row: it has no groups.")
+        key = tuple(places)
+        if key not in self._indices:
+            found = torch.tensor(key, device=self.index.device)
+            self._indices[key] = found if self.even else found[self.index]
+        return self._indices[key]
 
     def index_of(self, x: torch.Tensor) -> torch.Tensor | None:
         """The index for what a layer sees: `[batch, ...]`, or the batch's tokens in one row, `[batch * seq, width]`.
@@ -47,6 +68,16 @@ class Route:
                 "cannot tell whose rows they are. Give this backbone the rows of one task at a time."
             )
         return self.index.repeat_interleave(len(x) // len(self.index))
+
+
+def _even(index: torch.Tensor, number: int) -> bool:
+    """Whether the rows are sorted, as many of each: those of a task are one block then.
+
+    On an accelerator it is not looked at: the answer would have to wait for all that is queued.
+    """
+    if index.device.type != "cpu" or torch.compiler.is_compiling() or len(index) % number:
+        return False
+    return torch.equal(index, torch.arange(number).repeat_interleave(len(index) // number))
 
 
 _ROUTE: ContextVar[Route | None] = ContextVar("hf_mtl_route", default=None)

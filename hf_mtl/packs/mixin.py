@@ -11,7 +11,17 @@ from torch import nn
 from transformers import PreTrainedModel
 from typing_extensions import Self
 
-from ..adapters import adapter_from_dict, fill_adapter, fingerprint, read_adapter, save_adapter
+from ..adapters import (
+    adapter_from_dict,
+    adapter_name,
+    adapter_to_dict,
+    fill_adapter,
+    fingerprint,
+    read_adapter,
+    require_private,
+    save_adapter,
+    written_settings,
+)
 from ..config import MultiTaskConfig
 from ..hub import PUSH_OPTIONS, fetch_folder, push_folder
 from ..language_model import text_part
@@ -64,7 +74,11 @@ class PacksMixin(PreTrainedModel):
                 "trained with the model and is all such tasks'. Save the whole model: model.save_pretrained(folder)."
             )
         base = self.config.backbone_name or self.config.text_config.model_type  # type: ignore[union-attr]
-        settings = self.config.adapter_of(name)
+        settings, held = self.config.adapter_of(name), adapter_name(self.config, name)
+        if settings is not None:
+            lora: Any = adapter_from_dict(settings)
+            lora = written_settings(self._part(task), held, lora)
+            settings = adapter_to_dict(lora)
         pack = TaskPack(
             task=task,
             backbone={
@@ -78,8 +92,7 @@ class PacksMixin(PreTrainedModel):
         )
         pack.write(folder)
         if settings is not None:
-            lora: Any = adapter_from_dict(settings)
-            save_adapter(self._part(task), name, lora, os.path.join(folder, ADAPTER), base, dtype)
+            save_adapter(self._part(task), held, lora, os.path.join(folder, ADAPTER), base, dtype)
         write_card(folder, pack_card(pack, model_id))
 
     def push_task(self, name: str, repo_id: str, *, dtype: torch.dtype | None = None, **hub: Any) -> CommitInfo:
@@ -140,6 +153,7 @@ class PacksMixin(PreTrainedModel):
             ValueError: the pack belongs to another backbone, or the model has a task of this name.
         """
         pack = TaskPack.read(source, **hub)
+        require_private(self.config, name or pack.task.name)
         task = dataclasses.replace(pack.task, name=name or pack.task.name)
         if pack.adapter is not None and self.config.adapters is None:
             raise ValueError(
@@ -212,6 +226,7 @@ class PacksMixin(PreTrainedModel):
             ValueError: the adapter is no LoRA, it is one for another backbone, or the model has no adapters.
         """
         task = self.task(name)
+        require_private(self.config, name)
         folder = fetch_folder(source, ("adapter_config.json", "adapter_model.safetensors"), **hub)
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             if not (folder / file).is_file():

@@ -13,7 +13,16 @@ from ..training_args import MultiTaskTrainingArguments
 from .data import SPLITS, TaskData
 from .document import dump_document, read_document, set_value
 from .runs import Report, Trained, evaluate, train
-from .sections import read_adapters, read_backbone, read_balancing, read_card, read_mixing, read_tasks, read_training
+from .sections import (
+    read_adapters,
+    read_backbone,
+    read_balancing,
+    read_card,
+    read_mixing,
+    read_sharing,
+    read_tasks,
+    read_training,
+)
 from .values import check_keys
 
 __all__ = ["SECTIONS", "Recipe"]
@@ -32,6 +41,7 @@ class Recipe:
         tasks: name -> task, its labels not yet learned.
         data: name -> where the task's rows are.
         adapters: a `peft.LoraConfig`, or None: the tasks share the whole backbone.
+        sharing: `sharing`, `first_layer` and `train_backbone` of `MultiTaskModel.from_backbone`, where given.
         mixing: training argument -> value, of the mixture.
         balancing: training argument -> value, of the balancing.
         training: training argument -> value, all others.
@@ -44,6 +54,7 @@ class Recipe:
     tasks: Mapping[str, Task]
     data: Mapping[str, TaskData]
     adapters: Any = None
+    sharing: Mapping[str, Any] = field(default_factory=dict)
     mixing: Mapping[str, Any] = field(default_factory=dict)
     balancing: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -76,6 +87,7 @@ class Recipe:
             tasks={name: task for name, (task, _) in tasks.items()},
             data={name: TaskData.from_dict(task, data, path.parent) for name, (task, data) in tasks.items()},
             adapters=read_adapters(values.get("adapters")),
+            sharing=read_sharing(values.get("adapters")),
             mixing=read_mixing(values.get("mixing"), tasks),
             balancing=read_balancing(values.get("balancing")),
             training=read_training(values.get("training")),
@@ -129,7 +141,7 @@ class Recipe:
 
     def build_model(self, tasks: Iterable[Task]) -> MultiTaskModel:
         """A new model over the backbone."""
-        return MultiTaskModel.from_backbone(self.backbone, tasks, adapters=self.adapters)
+        return MultiTaskModel.from_backbone(self.backbone, tasks, adapters=self.adapters, **self.sharing)
 
     def train(self, output_dir: str | os.PathLike[str], *, resume: bool = False) -> Trained:
         """Trains, scores and saves a model; see `runs.train`."""

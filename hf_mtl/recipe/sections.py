@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ..adapters import adapter_fields, adapter_from_dict, adapter_to_dict
+from ..adapters import adapter_fields, adapter_from_dict, adapter_to_dict, known_sharing
 from ..balancing import BALANCING_METHODS, balancing_options
 from ..mixing import MIXING_RULES, Mixture
 from ..model_card import DataSet
@@ -20,6 +20,7 @@ __all__ = [
     "read_balancing",
     "read_card",
     "read_mixing",
+    "read_sharing",
     "read_tasks",
     "read_training",
 ]
@@ -32,6 +33,8 @@ MIXING = {
 }  # fmt: skip
 # Keys of `mixing:` that hold a value a task, and of what kind it is.
 _BY_TASK = {"weights": float | str, "references": float, "batch_sizes": int}
+# Fields of section `adapters` that are not of the peft config -> type.
+SHARING = {"sharing": str, "sharing_options": dict, "first_layer": int, "train_backbone": bool}
 ADAPTERS = ("lora",)
 CARD = ("license", "language", "tags", "datasets")
 # Said on the command line, where they change from run to run.
@@ -87,10 +90,20 @@ def read_adapters(value: Any) -> Any:
     if kind not in ADAPTERS:
         raise ValueError(f"adapters.type={kind!r} is not known. {nearest(str(kind), ADAPTERS)} null: no adapters.")
     known = adapter_fields()
-    check_keys(given, known, "adapters")
+    check_keys(given, [*known, *SHARING], "adapters")
+    given = {key: v for key, v in given.items() if key not in SHARING}
     adapters = adapter_from_dict({key: fit(v, known[key], f"adapters.{key}") for key, v in given.items()})
     adapter_to_dict(adapters)  # refuses what cannot be kept for each task
     return adapters
+
+
+def read_sharing(value: Any) -> dict[str, Any]:
+    """What section `adapters` says beside peft's fields: who shares them, where they begin, what learns with them."""
+    given = {} if value is None else mapping(value, "adapters")
+    values = {key: fit(given[key], kind, f"adapters.{key}") for key, kind in SHARING.items() if key in given}
+    if given:
+        known_sharing(values.get("sharing", "private"), values.get("sharing_options"), read_adapters(value))
+    return values
 
 
 def read_mixing(value: Any, tasks: Iterable[str]) -> dict[str, Any]:

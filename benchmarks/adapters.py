@@ -1,0 +1,202 @@
+"""What per-task adapters cost: mixed batches beside the bare backbone, peft's own way, and one batch a task.
+
+    taskset -c 1 python benchmarks/adapters.py [PART ...] [--turns N] [--tasks N] [--rank R]
+
+Parts: `forward`, `backward`, `trunk`, `number` (all where none is named). all-MiniLM-L6-v2, adapters in all linear
+layers, one thread, processor time. In each turn every way runs once, in a new order; printed is the median over turns
+of a way's time over that of the turn's yardstick, which is named first with its median time.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModel
+
+from hf_mtl import MultiTaskModel, TextClassification
+from hf_mtl.bundled import locate_backbone
+
+BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
+LAYERS = 6
+SIZES = [(64, 32), (16, 16)]
+Ways = Mapping[str, Callable[[], Any]]
+
+
+def lora(rank: int) -> LoraConfig:
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear")
+
+
+def bare() -> Any:
+    return AutoModel.from_pretrained(locate_backbone(BACKBONE), add_pooling_layer=False).eval()
+
+
+def routed(number: int, config: LoraConfig, **kwargs: Any) -> MultiTaskModel:
+    tasks = [TextClassification(name=f"task{i}", labels=["no", "yes"], dropout=0.0) for i in range(number)]
+    return filled(MultiTaskModel.from_backbone(BACKBONE, tasks, adapters=config, **kwargs))
+
+
+def in_peft(number: int, config: LoraConfig) -> PeftModel:
+    model = get_peft_model(bare(), config, adapter_name="task0")
+    for i in range(1, number):
+        model.add_adapter(f"task{i}", config)
+    return filled(model).eval()
+
+
+def filled(model: Any) -> Any:
+    """Adapters that do something: fresh ones add zero."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    return model
+
+
+def batch(rows: int, tokens: int) -> dict[str, torch.Tensor]:
+    ids = torch.randint(1000, 20000, (rows, tokens), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def measure(title: str, ways: Ways, turns: int, goals: Mapping[str, float], scale: Mapping[str, float] = {}) -> None:
+    """Times every way in each turn; the first is the yardstick. `scale`: how many yardsticks a way may take."""
+    order = list(ways)
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    shuffle = random.Random(0)
+    for turn in range(turns + 2):
+        shuffle.shuffle(order)
+        for name in order:
+            start = time.process_time()
+            ways[name]()
+            if turn >= 2:  # the first ones fill caches
+                taken[name].append(time.process_time() - start)
+    yard = next(iter(ways))
+    print(f"{title}: {yard} {statistics.median(taken[yard]) * 1000:.1f} ms")
+    for name in list(ways)[1:]:
+        part = scale.get(name, 1.0)
+        ratios = [a / b / part for a, b in zip(taken[name], taken[yard], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        goal = f"; goal: at most {goals[name]:.2f}" if name in goals else ""
+        unit = f" of {part:.2f} {yard}s" if name in scale else ""
+        print(f"    {name:34} {middle:.3f}{unit} (quartiles {low:.3f} to {high:.3f}{goal})", flush=True)
+
+
+def by_parts(model: MultiTaskModel, names: list[str], inputs: dict[str, torch.Tensor], index: torch.Tensor) -> None:
+    """The rows of one task at a time."""
+    for i, name in enumerate(names):
+        model.encode([name], **{k: v[index == i] for k, v in inputs.items()})
+
+
+def forward(tasks: int, rank: int, turns: int) -> None:
+    backbone, model, peft_model = bare(), routed(tasks, lora(rank)), in_peft(tasks, lora(rank))
+    names = list(model.tasks)
+    for rows, tokens in SIZES:
+        inputs, index = batch(rows, tokens), torch.arange(rows) % tasks
+        adapters = [names[i] for i in index]
+        ways = {
+            "bare backbone": lambda inputs=inputs: backbone(**inputs),
+            "one adapter for all rows": lambda inputs=inputs: model.encode(names[:1], **inputs),
+            "each row its own": lambda inputs=inputs, index=index: model.encode(names, index=index, **inputs),
+            "peft's adapter_names": lambda inputs=inputs, a=adapters: peft_model(**inputs, adapter_names=a),
+            "a batch a task": lambda inputs=inputs, index=index: by_parts(model, names, inputs, index),
+        }
+        with torch.no_grad():
+            title = f"forward, {rows} x {tokens} tokens, {tasks} tasks"
+            measure(title, ways, turns, {"each row its own": 1.07})
+
+
+def backward(tasks: int, rank: int, turns: int) -> None:
+    full, model, peft_model = bare().train(), routed(tasks, lora(rank)), in_peft(tasks, lora(rank))
+    names = list(model.tasks)
+    model.train()
+    for name, parameter in peft_model.named_parameters():
+        parameter.requires_grad = "lora_" in name
+    for rows, tokens in SIZES:
+        inputs, index = batch(rows, tokens), torch.arange(rows) % tasks
+        adapters = [names[i] for i in index]
+
+        def step(module: nn.Module, run: Callable[[], torch.Tensor]) -> None:
+            run().pow(2).mean().backward()
+            module.zero_grad()
+
+        ways = {
+            "full fine-tuning": lambda i=inputs: step(full, lambda: full(**i).last_hidden_state),
+            "each row its own": lambda i=inputs, x=index: step(model, lambda: model.encode(names, index=x, **i)[-1]),
+            "peft's adapter_names": lambda i=inputs, a=adapters: step(
+                peft_model, lambda: peft_model(**i, adapter_names=a).last_hidden_state
+            ),
+        }
+        title = f"forward + backward, {rows} x {tokens} tokens, {tasks} tasks"
+        measure(title, ways, turns, {"each row its own": 0.79})
+
+
+def trunk(tasks: int, rank: int, turns: int) -> None:
+    backbone, inputs, ways, goals, scale = bare(), batch(16, 32), {}, {}, {}
+    ways["forward"] = lambda: backbone(**inputs)
+    for first in (0, 3, 5):
+        model = routed(tasks, lora(rank), first_layer=first)
+        name = f"trunk of {first} layers"
+        ways[name] = lambda model=model: model(**inputs)
+        goals[name] = 1.1 if first else 1.02
+        scale[name] = (first + tasks * (LAYERS - first)) / LAYERS
+    with torch.no_grad():
+        measure(f"all of {tasks} tasks on each text, 16 x 32 tokens", ways, turns, goals, scale)
+
+
+def number(rank: int, turns: int) -> None:
+    """The same batch of two tasks, the more tasks the model has."""
+    inputs = batch(16, 16)
+    forwards, steps = {}, {}
+    for tasks in (2, 16, 128):
+        model = routed(tasks, lora(rank))
+        ids = torch.arange(16) % 2
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+        labels = {f"task{i}": torch.zeros(8, dtype=torch.long) for i in range(2)}
+
+        def step(model: Any = model, optimizer: Any = optimizer, ids: Any = ids, labels: Any = labels) -> None:
+            model(**inputs, task_ids=ids, labels=labels).loss.backward()
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        def answer(model: Any = model, ids: Any = ids) -> None:
+            with torch.no_grad():
+                model(**inputs, task_ids=ids)
+
+        forwards[f"{tasks} tasks"], steps[f"{tasks} tasks"] = answer, step
+        counts = model.parameter_counts()
+        own = sum(p.numel() for p in model.parameters()) - counts["backbone"]["all"]
+        print(f"{tasks} tasks: {own:,} parameters of their own")
+    measure("forward of two tasks' rows, 16 x 16 tokens", forwards, turns, {"128 tasks": 1.02})
+    measure("training step of two tasks' rows, 16 x 16 tokens", steps, turns, {"128 tasks": 1.05})
+
+
+def main() -> None:
+    parts = ["forward", "backward", "trunk", "number"]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", default=parts)
+    parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--tasks", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=8)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for part in given.parts or parts:
+        if part == "forward":
+            forward(given.tasks, given.rank, given.turns)
+        elif part == "backward":
+            backward(given.tasks, given.rank, given.turns)
+        elif part == "trunk":
+            trunk(8, given.rank, given.turns)
+        else:
+            number(given.rank, given.turns)
+
+
+if __name__ == "__main__":
+    main()

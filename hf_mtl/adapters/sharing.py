@@ -1,0 +1,151 @@
+"""Who shares an adapter with whom, as a model's config says it."""
+
+import copy
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ..nearest import nearest
+from .composing import ALL, Composition, MtlLora, Poly, SharedAndPrivate
+from .routing import Route
+from .trunk import stack_of
+
+__all__ = [
+    "SHARINGS",
+    "adapter_name",
+    "adapter_names",
+    "composition_of",
+    "from_layer",
+    "known_sharing",
+    "reads_alike",
+    "require_private",
+    "route_of",
+]
+
+# What `sharing` may be -> how a task's adapter is composed; None: it is not, it is peft's own.
+SHARINGS: dict[str, type[Composition] | None] = {
+    "private": None,
+    "shared": None,
+    "shared+private": SharedAndPrivate,
+    "mtl-lora": MtlLora,
+    "poly": Poly,
+}
+
+
+def known_sharing(value: str, options: Mapping[str, Any] | None, adapters: Any) -> str:
+    """The value itself, looked at together with its options and the adapters that are to be shared so.
+
+    Raises:
+        ValueError: `value` is none of `SHARINGS`, an option is not of it, or the adapters cannot be shared.
+    """
+    _composition(value, options)
+    if value == "private":
+        return value
+    if adapters is None:
+        raise ValueError(f"sharing={value!r} is of adapters, and there are none. Give adapters=LoraConfig(...).")
+    if isinstance(adapters, Mapping):
+        raise ValueError(f"sharing={value!r} has one LoraConfig for all tasks, and adapters is a dict. Give one.")
+    for field in ("use_dora", "lora_bias", "use_qalora"):
+        if SHARINGS[value] is not None and getattr(adapters, field, False):
+            raise ValueError(f"{field}=True goes with sharing='private' or 'shared', not with {value!r}.")
+    return value
+
+
+def _composition(value: str, options: Mapping[str, Any] | None) -> Composition | None:
+    if value not in SHARINGS:
+        raise ValueError(f"sharing={value!r} is not known. {nearest(str(value), SHARINGS)}")
+    kind = SHARINGS[value]
+    if kind is None:
+        if options:
+            raise ValueError(f"sharing={value!r} has no options, got sharing_options={dict(options)}.")
+        return None
+    known = kind.options()
+    for name in options or {}:
+        if name not in known:
+            raise ValueError(f"sharing={value!r} has no option {name!r}. {nearest(str(name), known)}")
+    return kind(**(options or {}))
+
+
+def composition_of(config: Any) -> Composition | None:
+    """How a task's adapter is composed of what is shared and what is its own; None: of nothing but its own."""
+    return None if config.adapters is None else _composition(config.sharing, config.sharing_options)
+
+
+def from_layer(adapters: Any, first: int, part: nn.Module, layers: int) -> Any:
+    """A peft config, or a dict of them, whose adapters start at a layer; itself where that is 0.
+
+    The targets become one expression. peft's `layers_to_transform` would take any number in a module's path for that
+    of its layer (T5's `block.0.layer.1`), or find none (Llama's `layers.1` without a name before it).
+
+    Args:
+        adapters: a peft config, or a dict of them.
+        first: the lowest layer that gets adapters.
+        part: the part of the backbone that reads texts.
+        layers: how many it has.
+
+    Raises:
+        ValueError: there is no such layer, there are no adapters, or their config does not go with it.
+    """
+    if not first:
+        return adapters
+    if isinstance(adapters, Mapping):
+        return {name: v if v is None else from_layer(v, first, part, layers) for name, v in adapters.items()}
+    if adapters is None:
+        raise ValueError(f"first_layer={first} is of adapters, and there are none. Give adapters=LoraConfig(...).")
+    if not 0 < first < layers:
+        raise ValueError(f"first_layer={first}, but the backbone has layers 0 to {layers - 1}.")
+    if adapters.layers_to_transform is not None:
+        raise ValueError("Give first_layer, or layers_to_transform in the adapters' config, not both.")
+    targets, found = adapters.target_modules, stack_of(part, layers)
+    if found is None:
+        raise ValueError(f"first_layer={first}, but the backbone has no list of {layers} layers (ALBERT's are one).")
+    path, stack = found
+    if targets == "all-linear":
+        targets = {name.rpartition(".")[2] for name, m in stack.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    if not targets or isinstance(targets, str):
+        raise ValueError(f"With first_layer, target_modules must be 'all-linear' or a list of names, got {targets!r}.")
+    adapters, leaf = copy.deepcopy(adapters), path.rpartition(".")[2]
+    numbers, names = "|".join(map(str, range(first, layers))), "|".join(map(re.escape, sorted(targets)))
+    adapters.target_modules = rf"(.*\.)?{re.escape(leaf)}\.({numbers})\.(.*\.)?({names})"
+    return adapters
+
+
+def adapter_names(config: Any, tasks: Iterable[str]) -> list[str]:
+    """The names under which layers hold what these tasks go through; none without adapters."""
+    if config.adapters is None:
+        return []
+    if config.sharing == "shared":
+        return [ALL]
+    composition = composition_of(config)
+    return [*(() if composition is None else composition.shared()), *tasks]
+
+
+def adapter_name(config: Any, task: str) -> str:
+    """The name under which layers hold what a task goes through: its own, or that of all."""
+    return ALL if config.sharing == "shared" else task
+
+
+def require_private(config: Any, task: str) -> None:
+    """Raises ValueError where a task cannot be given an adapter of its own, for it is made of shared ones."""
+    if config.adapters is not None and config.sharing != "private":
+        raise ValueError(
+            f"Task {task!r} cannot have an adapter of its own: the tasks of this model share theirs "
+            f"(sharing={config.sharing!r}). Make a model with sharing='private', and load the tasks' packs into it: "
+            "each holds what its task's adapter amounts to."
+        )
+
+
+def reads_alike(config: Any) -> bool:
+    """Whether a text has the same hidden states for all tasks, so that it is read once."""
+    return config.adapters is None or config.sharing == "shared"
+
+
+def route_of(config: Any, tasks: Sequence[str], index: torch.Tensor | None = None) -> Route | None:
+    """The way of a batch whose rows belong to these tasks; see `Route`. None without adapters."""
+    if config.adapters is None:
+        return None
+    return Route([ALL]) if config.sharing == "shared" else Route(tasks, index)

@@ -1,0 +1,283 @@
+"""Routed low-rank layers: every row through its own task's weights, whatever way is taken to compute it."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import Linear
+from torch import nn
+
+from hf_mtl import MultiTaskModel, TextClassification
+from hf_mtl.adapters import Route, RoutedLinear, adapter_parameters, inject_adapters, use_route
+from hf_mtl.adapters.products import places_of
+
+NAMES = ["a", "b", "c", "d"]
+INDICES = {
+    "sorted, as many of each": [0, 0, 1, 1, 2, 2, 3, 3],
+    "in any order": [3, 0, 0, 2, 1, 3, 3, 1],
+    "two of the tasks": [1, 3, 3, 1, 3, 3, 3, 1],
+}
+
+
+def layer(names: list[str] = NAMES, bias: bool = True, **kwargs: Any) -> RoutedLinear:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(12, 20, bias=bias))
+    inject_adapters(module, LoraConfig(r=3, lora_alpha=5, target_modules=["0"], **kwargs), names)
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    found = module[0]
+    assert isinstance(found, RoutedLinear)
+    return found
+
+
+def by_row(module: RoutedLinear, x: torch.Tensor, index: list[int]) -> torch.Tensor:
+    """The definition, row by row: y = W x + s B(t) A(t) x."""
+    base: Any = module.base_layer
+    rows = []
+    for row, i in zip(x, index, strict=True):
+        a, b = module.lora_A[NAMES[i]].weight, module.lora_B[NAMES[i]].weight
+        y = row @ base.weight.T + module.scaling[NAMES[i]] * (row @ a.T @ b.T)
+        rows.append(y if base.bias is None else y + base.bias)
+    return torch.stack(rows)
+
+
+def route_of(index: list[int]) -> Route:
+    present = sorted(set(index))
+    return Route([NAMES[i] for i in present], torch.tensor([present.index(i) for i in index]))
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["rows", "tokens in one row"])
+@pytest.mark.parametrize("scales", [False, True], ids=["one scale", "a scale a task"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_each_row_goes_through_its_own_weights(index: list[int], bias: bool, scales: bool, flat: bool) -> None:
+    module = layer(bias=bias)
+    if scales:
+        module.scaling = {name: 0.5 + i for i, name in enumerate(NAMES)}
+    x = torch.randn(8, 5, 12)
+    expected = by_row(module, x, index)
+    given = x.flatten(0, 1) if flat else x
+    for mode in (True, False):
+        module.train(mode)
+        with use_route(route_of(index)):
+            learning = module(given)
+            with torch.no_grad():
+                answering = module(given)
+        torch.testing.assert_close(learning.view(8, 5, 20), expected, atol=1e-5, rtol=1e-6)
+        torch.testing.assert_close(answering.view(8, 5, 20), expected, atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["frozen base", "base learns"])
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_gradients_are_those_of_the_definition(index: list[int], full: bool) -> None:
+    module = layer().double()
+    module.base_layer.requires_grad_(full)
+    x = torch.randn(8, 5, 12, dtype=torch.double, requires_grad=True)
+    names = sorted({NAMES[i] for i in index})
+    learning = [x, *(p for n in names for p in adapter_parameters(module, n))]
+    learning += list(module.base_layer.parameters()) if full else []
+    up = torch.randn(8, 5, 20, dtype=torch.double)
+    expected = torch.autograd.grad((by_row(module, x, index) * up).sum(), learning)
+    with use_route(route_of(index)):
+        found = torch.autograd.grad((module(x) * up).sum(), learning)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
+
+
+def test_many_gradients_can_be_taken_at_once() -> None:
+    module, x = layer(), torch.randn(8, 5, 12, requires_grad=True)
+    ups = torch.randn(3, 8, 5, 20)
+    with use_route(route_of(INDICES["in any order"])):
+        y = module(x)
+    together = torch.autograd.grad(y, x, ups, is_grads_batched=True, retain_graph=True)[0]
+    for up, gradient in zip(ups, together, strict=True):
+        torch.testing.assert_close(torch.autograd.grad(y, x, up, retain_graph=True)[0], gradient)
+
+
+def test_one_task_is_peft() -> None:
+    module = layer(["a"])
+    config = LoraConfig(r=3, lora_alpha=5)
+    theirs = Linear(copy.deepcopy(module.base_layer), "a", config=config, r=3, lora_alpha=5)
+    theirs.load_state_dict(module.state_dict())
+    x = torch.randn(8, 5, 12)
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode(), use_route(Route(["a"])):
+            torch.testing.assert_close(module(x), theirs(x), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"use_rslora": True}, {"use_dora": True}, {"lora_bias": True}, {"init_lora_weights": "gaussian"}],
+    ids=lambda config: next(iter(config)),
+)
+def test_a_mixed_batch_is_each_task_by_itself(config: dict[str, Any]) -> None:
+    module, index = layer(**config), INDICES["in any order"]
+    x = torch.randn(8, 5, 12)
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode():
+            with use_route(route_of(index)):
+                mixed = module(x)
+            for row, i in enumerate(index):
+                with use_route(Route([NAMES[i]])):
+                    torch.testing.assert_close(mixed[row], module(x[row : row + 1])[0], atol=1e-5, rtol=1e-5)
+
+
+def test_weights_that_lie_together_are_read_as_they_are() -> None:
+    module, index = layer().eval(), INDICES["in any order"]
+    x = torch.randn(8, 5, 12)
+    downs, ups = module.weights(tuple(NAMES))
+    assert places_of(downs) is None
+    with torch.no_grad(), use_route(route_of(index)):
+        module(x)
+        assert places_of(downs) == places_of(ups) == [0, 1, 2, 3]
+        downs[1].data.add_(1.0)  # past the version counter
+        ups[2].data = torch.randn(20, 3)  # elsewhere in memory
+        torch.testing.assert_close(module(x), by_row(module, x, index), atol=1e-5, rtol=1e-6)
+    assert len({p.data_ptr() for p in [*downs, *ups]}) == 8
+
+
+def test_compiled_layers_answer_alike() -> None:
+    module, index = layer().eval(), INDICES["in any order"]
+    x, route = torch.randn(8, 5, 12), route_of(INDICES["in any order"])
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        with use_route(route):
+            return module(x)
+
+    compiled = torch.compile(run, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), by_row(module, x, index), atol=1e-5, rtol=1e-6)
+
+
+def tasks() -> list[TextClassification]:
+    return [TextClassification(name=name, labels=["no", "yes"], dropout=0.0) for name in NAMES]
+
+
+def model_of(folder: str, **kwargs: Any) -> MultiTaskModel:
+    kwargs.setdefault("adapters", LoraConfig(r=2, target_modules="all-linear"))
+    model = MultiTaskModel.from_backbone(folder, tasks(), **kwargs)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def texts(rows: int = 8) -> dict[str, torch.Tensor]:
+    mask = torch.ones(rows, 9, dtype=torch.long)
+    mask[::2, 6:] = 0
+    return {"input_ids": torch.randint(5, 300, (rows, 9)), "attention_mask": mask}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "llama", "t5"])
+def test_a_mixed_batch_has_the_gradients_of_a_batch_a_task(kind: str, checkpointing: bool, tiny_backbone: Any) -> None:
+    model, ids, inputs = model_of(tiny_backbone(kind)), torch.tensor(INDICES["in any order"]), texts()
+    labels = {name: torch.zeros(int((ids == i).sum()), dtype=torch.long) for i, name in enumerate(NAMES)}
+    for i, name in enumerate(NAMES):
+        own = {key: value[ids == i] for key, value in inputs.items()}
+        model(**own, tasks=[name], labels=labels[name]).loss.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    if checkpointing:
+        model.train()
+        model.activation_checkpointing_enable()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            elif isinstance(vars(module).get("dropout"), float):  # T5's attention
+                module.dropout = 0.0
+    model(**inputs, task_ids=ids, labels=labels).loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_adapters_of_all_tasks_are_one(tiny_backbone: Any, tmp_path: Any) -> None:
+    model = model_of(tiny_backbone(), sharing="shared")
+    model.eval()
+    inputs = texts()
+    alone, ids = model(**inputs, tasks=["b"]).logits["b"], torch.tensor(INDICES["in any order"])
+    torch.testing.assert_close(model(**inputs, task_ids=ids).logits["b"], alone[ids == 1], atol=1e-6, rtol=1e-5)
+    read: list[int] = []
+    hook = model.backbone.register_forward_hook(lambda module, args, output: read.append(1))
+    together = model(**inputs).logits
+    hook.remove()
+    assert len(read) == 1 and torch.equal(together["b"], alone)
+    learning = {name for name, p in model.named_parameters() if p.requires_grad and "lora_" in name}
+    assert learning and all(".+all." in name for name in learning)
+    model.add_task(TextClassification(name="e", labels=["no", "yes"], dropout=0.0))
+    model.remove_task("a")
+    torch.testing.assert_close(model(**inputs, tasks=["b"]).logits["b"], alone)
+    model.save_pretrained(tmp_path)
+    again = MultiTaskModel.from_pretrained(tmp_path)
+    assert again.config.sharing == "shared"
+    torch.testing.assert_close(again(**inputs, tasks=["b"]).logits["b"], alone)
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "llama", "t5", "mpnet", "deberta-v2"])
+def test_the_trunk_is_computed_once_and_gives_the_same(kind: str, tiny_backbone: Any, tmp_path: Any) -> None:
+    model, inputs = model_of(tiny_backbone(kind), first_layer=1), texts()
+    model.eval()
+    trunk = model._trunk()
+    assert len(trunk) == 1
+    read: list[int] = []
+    trunk[0].forward = counting(trunk[0].forward, read)
+    labels = {name: torch.zeros(8, dtype=torch.long) for name in NAMES}
+    together = model(**inputs, labels=labels)
+    together.loss.backward()
+    assert len(read) == 1
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for name in NAMES:
+        alone = model(**inputs, tasks=[name], labels=labels[name])
+        alone.loss.backward()
+        torch.testing.assert_close(together.logits[name], alone.logits[name])
+    assert len(read) == 5
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            torch.testing.assert_close(gradients[name], parameter.grad)
+    model.save_pretrained(tmp_path)
+    again = MultiTaskModel.from_pretrained(tmp_path)
+    assert len(again._trunk()) == 1
+    torch.testing.assert_close(again(**inputs).logits, together.logits)
+
+
+def counting(forward: Any, read: list[int]) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        read.append(1)
+        return forward(*args, **kwargs)
+
+    return counted
+
+
+def test_without_a_trunk_nothing_is_computed_once(tiny_backbone: Any) -> None:
+    assert model_of(tiny_backbone())._trunk() == []
+
+
+def test_the_backbone_learns_beside_the_adapters_where_wanted(tiny_backbone: Any, tmp_path: Any) -> None:
+    model, ids = model_of(tiny_backbone(), train_backbone=True), torch.tensor(INDICES["in any order"])
+    labels = {name: torch.zeros(int((ids == i).sum()), dtype=torch.long) for i, name in enumerate(NAMES)}
+    assert all(p.requires_grad for p in model.parameters())
+    model(**texts(), task_ids=ids, labels=labels).loss.backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    assert all("position" in name for name in without), without
+    model.save_pretrained(tmp_path)
+    assert all(p.requires_grad for p in MultiTaskModel.from_pretrained(tmp_path).parameters())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sharing": "shard"}, "Did you mean 'shared'"),
+        ({"first_layer": 2}, "layers 0 to 1"),
+        ({"first_layer": 1, "adapters": None}, "there are none"),
+        ({"first_layer": 1, "adapters": LoraConfig(target_modules=["query"], layers_to_transform=[1])}, "not both"),
+    ],
+)
+def test_a_sharing_that_cannot_be_is_refused(given: dict[str, Any], message: str, tiny_backbone: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        model_of(tiny_backbone(), **given)
