@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--learning_rate", type=float, default=5e-4)
     parser.add_argument("--freeze_layers", type=int, default=0)
+    parser.add_argument("--cache_frozen_layers", type=float, default=None, help="GB")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -64,7 +65,7 @@ def main() -> None:
             output_dir=folder, num_train_epochs=args.epochs, learning_rate=args.learning_rate, warmup_steps=0.1,
             per_device_train_batch_size=32, per_device_eval_batch_size=32, mixing="proportional", share_rows=True,
             report_to="none", save_strategy="no", use_cpu=True, seed=args.seed, disable_tqdm=True, logging_steps=200,
-            freeze_layers=args.freeze_layers,
+            freeze_layers=args.freeze_layers, cache_frozen_layers=args.cache_frozen_layers,
         )  # fmt: skip
         dev = {name: data["validation"] for name in train if name != "texts"}
         trainer = MultiTaskTrainer(model, settings, train_dataset=train, eval_dataset=dev)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers.utils import ModelOutput
 from .adapters import computed_once, reads_alike, route_of, trunk_layers, use_route
 from .backbone import rows_come_first
 from .cached_batches import output_in_parts
+from .frozen_outputs import FrozenOutputs
 from .language_model import text_part
 from .nearest import closest, nearest
 from .tasks import Task, TaskOutput
@@ -42,6 +44,7 @@ class ForwardMixin(WritingMixin):
     """The forward of a `MultiTaskModel`, and its parts."""
 
     _takes: frozenset[str]
+    _frozen_outputs: FrozenOutputs | None
 
     def forward(
         self,
@@ -147,9 +150,19 @@ class ForwardMixin(WritingMixin):
         given = {k: v for k, v in inputs.items() if v is not None and (k != "token_type_ids" or k in self._takes)}
         route = route_of(self.config, names, index)
         read = text_part(self.backbone, self.config.language_model)
-        with use_route(route):
+        with use_route(route), self._known(names, given, attention_mask, deep):
             output = read(attention_mask=attention_mask, output_hidden_states=deep, return_dict=True, **given)
         return (*(output.hidden_states or ())[:-1], output.last_hidden_state)
+
+    def _known(
+        self, names: Sequence[str], given: Mapping[str, Any], mask: torch.Tensor, deep: bool
+    ) -> AbstractContextManager[None]:
+        """What is known of frozen layers. Heads of inner layers need all of them, and masked texts do not recur."""
+        masked = any(self.tasks[name].language_model for name in names)
+        ids = given.get("input_ids")
+        if self._frozen_outputs is None or not self.training or deep or masked or ids is None:
+            return nullcontext()
+        return self._frozen_outputs.used_for(ids, mask, given.get("token_type_ids"))
 
     def head(
         self,

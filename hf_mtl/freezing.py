@@ -1,5 +1,7 @@
 """Which parameters learn: all, with adapters only they and the heads, or all above some frozen layers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -7,8 +9,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from typing_extensions import Self
 
-from .adapters import adapter_names, adapter_parameters
+from .adapters import adapter_names, adapter_parameters, stack_of
 from .config import MultiTaskConfig
+from .frozen_outputs import FrozenOutputs
 from .language_model import text_part
 from .tasks import Task
 
@@ -23,6 +26,8 @@ class FreezingMixin(PreTrainedModel):
     backbone: PreTrainedModel
     # Parameters and modules below the first layer that learns, by their names in the part that reads texts.
     _below: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+    _frozen_count = 0
+    _frozen_outputs: FrozenOutputs | None = None
 
     def freeze_layers(self, count: int) -> None:
         """Keeps the embeddings and the first layers as they are: no gradient goes into them, and they have no dropout.
@@ -43,10 +48,29 @@ class FreezingMixin(PreTrainedModel):
                 "With adapters the whole backbone is frozen. To leave lower layers without adapters, name the others: "
                 f"LoraConfig(layers_to_transform={list(range(count, layers))})."
             )
+        self._frozen_count = count
         self._below_learns(True)
         self._below = self._reads_below(count)
         self._below_learns(False)
         self.train(self.training)
+
+    @contextmanager
+    def keeping_frozen_outputs(self, gigabytes: float) -> Iterator[None]:
+        """Inside, each text goes through the frozen layers once while the model is trained. See `FrozenOutputs`.
+
+        Raises:
+            ValueError: no layer is frozen.
+        """
+        if not self._frozen_count:
+            raise ValueError(
+                f"cache_frozen_layers={gigabytes!r} keeps what frozen layers give, and none is frozen: set "
+                "freeze_layers."
+            )
+        self._frozen_outputs = FrozenOutputs([*self._stack()][: self._frozen_count], gigabytes)
+        try:
+            yield
+        finally:
+            self._frozen_outputs = None
 
     def train(self, mode: bool = True) -> Self:
         """Sets the model to training or evaluation; frozen layers are always in evaluation."""
@@ -90,19 +114,24 @@ class FreezingMixin(PreTrainedModel):
         if not count:
             return frozenset(), frozenset()
         read = text_part(self.backbone, self.config.language_model)
+        stack = self._stack()
+        learning = {id(m) for m in stack[count:].modules()}
+        found = _Reading(read, first=stack[count] if count < len(stack) else None)
+        modules = {name for name, m in read.named_modules() if id(m) in found.modules and id(m) not in learning}
+        frozen = {id(m) for m in stack[:count].modules()}
+        modules |= {name for name, m in read.named_modules() if id(m) in frozen}
+        return frozenset(found.parameters), frozenset(modules)
+
+    def _stack(self) -> nn.ModuleList:
+        """The layers of the part that reads texts."""
         layers: int = self.config.text_config.num_hidden_layers  # type: ignore[union-attr]
-        stacks = [m for m in read.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
-        if not stacks:
+        found = stack_of(text_part(self.backbone, self.config.language_model), layers)
+        if found is None:
             raise ValueError(
                 f"The backbone ({self.config.text_config.model_type}) has no list of {layers} layers, "  # type: ignore[union-attr]
                 "so that none of them can be frozen by itself (ALBERT's layers are one)."
             )
-        learning = {id(m) for m in stacks[0][count:].modules()}
-        found = _Reading(read, first=stacks[0][count] if count < layers else None)
-        modules = {name for name, m in read.named_modules() if id(m) in found.modules and id(m) not in learning}
-        frozen = {id(m) for m in stacks[0][:count].modules()}
-        modules |= {name for name, m in read.named_modules() if id(m) in frozen}
-        return frozenset(found.parameters), frozenset(modules)
+        return found[1]
 
 
 class _Reading:

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.data_loader import BatchSamplerShard
@@ -135,6 +136,11 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         self.model_accepts_loss_kwargs = False
 
     # ------------------------------------------------------------------ training
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        gigabytes, model = self.args.cache_frozen_layers, cast(MultiTaskModel, self.model)
+        with nullcontext() if gigabytes is None else model.keeping_frozen_outputs(gigabytes):
+            return super()._inner_training_loop(*args, **kwargs)
 
     def _look_at(self, part: EncodedDataset) -> None:
         """What must be known of a task's training data beforehand: whether it can be learned from, and its labels."""

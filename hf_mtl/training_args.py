@@ -113,6 +113,14 @@ class MultiTaskTrainingArguments(TrainingArguments):
         },
     )
 
+    cache_frozen_layers: float | None = field(
+        default=None,
+        metadata={
+            "help": "Gigabytes of memory for what frozen layers (freeze_layers) give, so that each text goes through "
+            "them in its first epoch alone. Equal up to rounding."
+        },
+    )
+
     balancing: str = field(
         default="static",
         metadata={
@@ -188,6 +196,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"length_group={self.length_group} must be 1 (shuffled) or more batches, or None (by the task's size)."
             )
+
+        gigabytes = self.cache_frozen_layers
+        if gigabytes is not None and not gigabytes > 0:
+            raise ValueError(f"cache_frozen_layers={gigabytes} must be more than 0 gigabytes, or None to keep nothing.")
 
     def _check_balancing(self) -> None:
         if isinstance(self.balancing_options, str):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 # A module imports only from smaller numbers or from its own package.
 LAYERS = {
-    0: ["nearest", "backbone", "scoring", "remote_code", "hub"],
+    0: ["nearest", "backbone", "scoring", "remote_code", "hub", "frozen_outputs"],
     1: ["tasks", "mixing", "balancing", "bundled"],
     2: ["config", "data", "metrics", "pipeline_batches", "cached_batches", "language_model"],
     3: ["adapters", "generation", "model_card"],

@@ -29,7 +29,7 @@ from .sharing import (
     require_private,
     route_of,
 )
-from .trunk import computed_once, trunk_layers
+from .trunk import computed_once, stack_of, trunk_layers
 
 __all__ = [
     "ADAPTER_FILES",
@@ -68,6 +68,7 @@ __all__ = [
     "reset_missing",
     "route_of",
     "save_adapter",
+    "stack_of",
     "trunk_layers",
     "use_route",
     "written_settings",
