@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from typing_extensions import Self
 
-from .adapters import adapter_names, adapter_parameters, stack_of
+from .adapters import adapter_names, adapter_parameters, learning_names, stack_of
 from .config import MultiTaskConfig
 from .frozen_outputs import FrozenOutputs
 from .language_model import text_part
@@ -87,9 +87,10 @@ class FreezingMixin(PreTrainedModel):
             self._below_learns(False)
             return
         self.backbone.requires_grad_(self.config.train_backbone)
+        learning = learning_names(self.config, self.tasks)
         for name in adapter_names(self.config, self.tasks):
             for parameter in adapter_parameters(self.backbone, name):
-                parameter.requires_grad = True
+                parameter.requires_grad = name in learning
         if self.config.language_model == "masked":
             # Many encoders come without a masked language model's head: what is drawn at random must learn. Its
             # largest part is the embeddings, or of their size, and stays.

@@ -167,10 +167,10 @@ class TaskLifeMixin(FreezingMixin):
         `loading`: the values come later; initialisations that read the base weights would have nothing to read.
         """
         config = self.config
-        if config.adapters is not None and config.sharing != "private":  # what all share
+        if shared := adapter_names(config, ()):
             kind = config.language_model
             whole = self.backbone if kind == "seq2seq" else text_part(self.backbone, kind)
-            self._inject_into(whole, config.adapters, adapter_names(config, ()), loading)
+            self._inject_into(whole, config.adapters, shared, loading)
         if config.sharing == "shared":
             return
         groups: dict[tuple[bool, str], list[Task]] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import EvaConfig, LoraConfig
 from tiny import ARCHITECTURES
 from transformers import AutoConfig, AutoModel
 
@@ -326,7 +326,7 @@ def test_wrong_calls_say_what_to_do(wrong: Any, message: str, tiny_backbone: Any
     [
         (LoraConfig(target_modules=["no_such_layer"]), "no_such_layer"),
         (LoraConfig(target_modules=["word_embeddings"]), "word_embeddings.*only linear layers"),
-        (LoraConfig(init_lora_weights="pissa"), "init_lora_weights='pissa' changes the backbone"),
+        (LoraConfig(init_lora_weights="eva", eva_config=EvaConfig()), "init_lora_weights='eva' changes the backbone"),
         (LoraConfig(modules_to_save=["classifier"]), "modules_to_save"),
         (LoraConfig(bias="all"), "bias='all'"),
         ({"r": 8}, "adapters names a task 'r' that is not among the tasks"),

@@ -3,9 +3,10 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PolyConfig, get_peft_model
+from peft import EvaConfig, LoraConfig, PolyConfig, get_peft_model
 from peft.tuners.poly.layer import Linear as PolyLinear
 from test_adapters import INDICES, NAMES, model_of, route_of, tasks, texts
 from torch import nn
@@ -210,5 +211,72 @@ def test_fresh_composed_adapters_change_nothing_and_learn(sharing: str, tiny_bac
     ],
 )
 def test_a_composition_that_cannot_be_is_refused(given: dict[str, Any], message: str, tiny_backbone: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        model_of(tiny_backbone(), **given)
+
+
+# ---------------------------------------------------------------------- adapters that start from the base weights
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
+def test_adapters_start_from_the_base_weights_and_leave_them_alone(
+    init: str, tiny_backbone: Any, tmp_path: Any
+) -> None:
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", init_lora_weights=init)
+    model = MultiTaskModel.from_backbone(tiny_backbone(), tasks(), adapters=lora)
+    bare = MultiTaskModel.from_backbone(tiny_backbone(), tasks())
+    assert model.backbone_fingerprint("a") == bare.backbone_fingerprint("a")
+    layers = {path: m for path, m in model.named_modules() if isinstance(m, RoutedLinear)}
+    for path, module in layers.items():
+        base: Any = module.base_layer
+        assert torch.equal(base.weight, bare.get_submodule(path).weight)
+        if init == "pissa":  # the strongest directions of the base weight, by NumPy
+            left, values, right = np.linalg.svd(base.weight.detach().numpy())
+            strongest = left[:, :4] * values[:4] @ right[:4]
+            down, up = (w[0][:4] if i == 0 else w[0][:, :4] for i, w in enumerate(module.weights(["a"])))
+            np.testing.assert_allclose((up @ down).detach().numpy() * module.scaling["a"], strongest, atol=1e-5)
+    inputs = texts_of(0)
+    mask, ids = inputs["attention_mask"], inputs["input_ids"]
+    with torch.no_grad():
+        expected = bare.encode(["a"], mask, input_ids=ids)[-1]
+        torch.testing.assert_close(model.encode(["a"], mask, input_ids=ids)[-1], expected, atol=1e-4, rtol=1e-4)
+    learning = {name for name, p in model.named_parameters() if p.requires_grad and "lora_" in name}
+    assert learning and not any("+start" in name for name in learning)
+    for name, parameter in model.named_parameters():
+        if name in learning and ".b." in name:
+            nn.init.normal_(parameter, std=0.1)
+    before = model(**inputs, tasks=["b"]).logits["b"]
+    model.add_task(TextClassification(name="e", labels=["no", "yes"]))
+    model.save_pretrained(tmp_path / "all")
+    again = MultiTaskModel.from_pretrained(tmp_path / "all")
+    torch.testing.assert_close(again(**inputs, tasks=["b"]).logits["b"], before)
+    with torch.no_grad():
+        found = again.encode(["e"], mask, input_ids=ids)[-1]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    config = copy.deepcopy(again.config)
+    config.tasks = [*config.tasks, TextClassification(name="f", labels=["no", "yes"]).to_dict()]
+    more = MultiTaskModel.from_pretrained(tmp_path / "all", config=config)
+    with torch.no_grad():
+        found = more.encode(["f"], mask, input_ids=ids)[-1]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    again.save_task("b", tmp_path / "pack")
+    alone = MultiTaskModel.from_tasks([tmp_path / "pack"], backbone=tiny_backbone())
+    torch.testing.assert_close(alone.eval()(**inputs).logits["b"], before, atol=1e-5, rtol=1e-4)
+    hidden = again.merge_task("b")(**inputs).last_hidden_state
+    with torch.no_grad():
+        routed = again.encode(["b"], mask, input_ids=ids)[-1]
+    torch.testing.assert_close(hidden[mask.bool()], routed[mask.bool()], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"adapters": LoraConfig(init_lora_weights="pissa"), "sharing": "shared"}, "goes with sharing='private'"),
+        ({"adapters": {name: LoraConfig(init_lora_weights="olora") for name in NAMES}}, "one LoraConfig for all tasks"),
+        ({"adapters": LoraConfig(init_lora_weights="eva", eva_config=EvaConfig())}, "'eva'.*pissa_niter_16"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(given: dict[str, Any], message: str, tiny_backbone: Any) -> None:
     with pytest.raises(ValueError, match=message):
         model_of(tiny_backbone(), **given)

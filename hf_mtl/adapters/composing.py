@@ -14,10 +14,11 @@ import torch
 from torch import nn
 from torch.distributions.relaxed_bernoulli import RelaxedBernoulli
 
-__all__ = ["ALL", "Composition", "MtlLora", "Poly", "SharedAndPrivate"]
+__all__ = ["ALL", "START", "Composition", "FromStart", "MtlLora", "Poly", "SharedAndPrivate"]
 
-# The name of what is all tasks'. No task can be called so.
+# The names of what is all tasks': an adapter that learns, and one that they started from. No task can be called so.
 ALL = "+all"
+START = "+start"
 
 Weights = tuple[list[torch.Tensor], list[torch.Tensor]]
 
@@ -72,6 +73,36 @@ class SharedAndPrivate(Composition):
         down, up = layer.lora_A[ALL].weight, layer.lora_B[ALL].weight
         downs = [torch.cat([down, layer.lora_A[task].weight]) for task in tasks]
         return downs, [torch.cat([up, layer.lora_B[task].weight], dim=1) for task in tasks]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromStart(Composition):
+    """An adapter for each task that starts from the base weight's own components: `B(t) A(t) x - B A x`.
+
+    peft's PiSSA and OLoRA take what they put into an adapter out of the base weight, which here is all tasks'. So the
+    base weight stays, and what all tasks started from, which does not learn, is taken off in the product.
+    """
+
+    def shared(self) -> list[str]:
+        return [START]
+
+    def private(self) -> bool:
+        return True
+
+    def begin(self, layer: Any, task: str | None) -> None:
+        """Nothing: all of it is peft's."""
+
+    def reset(self, layer: Any, task: str | None) -> None:
+        """A task starts where all do."""
+        if task is not None:
+            with torch.no_grad():
+                for held in (layer.lora_A, layer.lora_B):
+                    held[task].weight.copy_(held[START].weight)
+
+    def weights(self, layer: Any, tasks: Sequence[str]) -> Weights:
+        down, up = layer.lora_A[START].weight, -layer.lora_B[START].weight
+        downs = [torch.cat([layer.lora_A[task].weight, down]) for task in tasks]
+        return downs, [torch.cat([layer.lora_B[task].weight, up], dim=1) for task in tasks]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,10 @@
 
 import copy
 import dataclasses
+import re
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import torch
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model
@@ -12,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .composing import ALL, Composition
+from .composing import ALL, START, Composition
 from .layers import MORE, RoutedLinear
 
 __all__ = [
@@ -24,11 +25,13 @@ __all__ = [
     "delete_adapter",
     "inject_adapters",
     "reset_missing",
+    "starts_from_base",
 ]
 
-# Initialisations that leave the base weights alone. The others (PiSSA, OLoRA, CorDA, ...) subtract from them what
-# they put into the adapter, and the base weights are all tasks'.
-_INITS = (True, False, "gaussian", "orthogonal", "eva")
+# Initialisations that leave the base weights alone. The others (CorDA, LoftQ, ...) change them or need data, and the
+# base weights are all tasks'. For those that take out of them what they put into the adapter see `FromStart`.
+_INITS = (True, False, "gaussian", "orthogonal")
+_FROM_BASE = ("olora", "pissa")
 
 # Fields of a peft config that say what it is and where it was used, not how it should be.
 _NOT_SETTINGS = (
@@ -47,10 +50,10 @@ def adapter_to_dict(config: PeftConfig | None) -> dict[str, Any] | None:
         return None
     if not isinstance(config, LoraConfig):
         raise ValueError(f"adapters must be a peft LoraConfig, or None for no adapters, got {type(config).__name__}.")
-    if config.init_lora_weights not in _INITS:
+    if config.init_lora_weights not in _INITS and not starts_from_base(config.init_lora_weights):
         raise ValueError(
             f"init_lora_weights={config.init_lora_weights!r} changes the backbone's own weights, which all tasks "
-            f"share. Use one of {list(_INITS)}."
+            f"share, or needs data. Use one of {[*_INITS, *_FROM_BASE, 'pissa_niter_16']}."
         )
     if config.bias != "none":
         raise ValueError(f"bias={config.bias!r} trains the backbone's own biases, which all tasks share. Use 'none'.")
@@ -63,6 +66,11 @@ def adapter_to_dict(config: PeftConfig | None) -> dict[str, Any] | None:
     values = {k: _plain(v) for k, v in config.to_dict().items()}
     kept = {k: v for k, v in values.items() if k in ("peft_type", "r", "lora_alpha") or v != _plain(default[k])}
     return {k: v for k, v in kept.items() if k not in ("base_model_name_or_path", "inference_mode", "revision")}
+
+
+def starts_from_base(init: Any) -> bool:
+    """Whether this value of `init_lora_weights` takes an adapter's values out of the base weight."""
+    return isinstance(init, str) and (init in _FROM_BASE or re.fullmatch(r"pissa_niter_\d+", init) is not None)
 
 
 def adapter_from_dict(values: dict[str, Any] | None) -> LoraConfig | None:
@@ -100,6 +108,9 @@ def inject_adapters(
     known = {name for layer in adapter_layers(backbone) for name in layer.lora_A}
     names = [name for name in names if name not in known]
     tasks = [] if composition is None else [name for name in names if name not in composition.shared()]
+    start, config = config.init_lora_weights, copy.deepcopy(config)
+    if starts_from_base(start):
+        config.init_lora_weights = True
     for name in names:
         if name in tasks and composition is not None and not composition.private():
             continue  # peft has no part in it
@@ -119,6 +130,8 @@ def inject_adapters(
             )
     if composition is not None:
         for layer in adapter_layers(backbone):
+            if START in names and not layer.lora_A[START].weight.is_meta:
+                _take_start(layer, start)
             layer.compose(composition, tasks)
     for name in names:
         for parameter in adapter_parameters(backbone, name):
@@ -128,6 +141,18 @@ def inject_adapters(
         for name in layer.lora_A:
             if name in names and not layer.lora_A[name].weight.is_meta:
                 _keep(layer, name)
+
+
+def _take_start(layer: RoutedLinear, init: Any) -> None:
+    """Gives what all tasks start from its values by peft's rule, and the base weight back what that took out of it."""
+    weight = cast(torch.Tensor, layer.get_base_layer().weight)
+    before = weight.data
+    weight.data = before.clone()  # some of peft's rules change it in place
+    if init == "olora":
+        layer.olora_init(START)
+    elif starts_from_base(init):
+        layer.pissa_init(START, init)
+    weight.data = before
 
 
 def _linear(target: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: Any) -> RoutedLinear:
@@ -197,6 +222,8 @@ def reset_missing(backbone: nn.Module) -> None:
                     )
                 with torch.no_grad():
                     layer.reset_lora_parameters(name, True)
+                    if layer.composition is not None and name not in layer.composition.shared():
+                        layer.composition.reset(layer, name)
             _keep(layer, name)
 
 

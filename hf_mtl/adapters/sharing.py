@@ -10,7 +10,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..nearest import nearest
-from .composing import ALL, Composition, MtlLora, Poly, SharedAndPrivate
+from .composing import ALL, START, Composition, FromStart, MtlLora, Poly, SharedAndPrivate
+from .inject import starts_from_base
 from .routing import Route
 from .trunk import stack_of
 
@@ -21,6 +22,7 @@ __all__ = [
     "composition_of",
     "from_layer",
     "known_sharing",
+    "learning_names",
     "reads_alike",
     "require_private",
     "route_of",
@@ -43,6 +45,13 @@ def known_sharing(value: str, options: Mapping[str, Any] | None, adapters: Any) 
         ValueError: `value` is none of `SHARINGS`, an option is not of it, or the adapters cannot be shared.
     """
     _composition(value, options)
+    configs = adapters.values() if isinstance(adapters, Mapping) else [adapters]
+    starts = [c.init_lora_weights for c in configs if starts_from_base(getattr(c, "init_lora_weights", None))]
+    if starts and (value != "private" or isinstance(adapters, Mapping)):
+        raise ValueError(
+            f"init_lora_weights={starts[0]!r} goes with sharing='private' and one LoraConfig for all tasks, which all "
+            "start from the same values."
+        )
     if value == "private":
         return value
     if adapters is None:
@@ -55,14 +64,14 @@ def known_sharing(value: str, options: Mapping[str, Any] | None, adapters: Any) 
     return value
 
 
-def _composition(value: str, options: Mapping[str, Any] | None) -> Composition | None:
+def _composition(value: str, options: Mapping[str, Any] | None, init: Any = None) -> Composition | None:
     if value not in SHARINGS:
         raise ValueError(f"sharing={value!r} is not known. {nearest(str(value), SHARINGS)}")
     kind = SHARINGS[value]
     if kind is None:
         if options:
             raise ValueError(f"sharing={value!r} has no options, got sharing_options={dict(options)}.")
-        return None
+        return FromStart() if starts_from_base(init) else None
     known = kind.options()
     for name in options or {}:
         if name not in known:
@@ -72,7 +81,9 @@ def _composition(value: str, options: Mapping[str, Any] | None) -> Composition |
 
 def composition_of(config: Any) -> Composition | None:
     """How a task's adapter is composed of what is shared and what is its own; None: of nothing but its own."""
-    return None if config.adapters is None else _composition(config.sharing, config.sharing_options)
+    if config.adapters is None:
+        return None
+    return _composition(config.sharing, config.sharing_options, config.adapters.get("init_lora_weights"))
 
 
 def from_layer(adapters: Any, first: int, part: nn.Module, layers: int) -> Any:
@@ -124,6 +135,11 @@ def adapter_names(config: Any, tasks: Iterable[str]) -> list[str]:
     return [*(() if composition is None else composition.shared()), *tasks]
 
 
+def learning_names(config: Any, tasks: Iterable[str]) -> list[str]:
+    """Those of `adapter_names` whose values learn."""
+    return [name for name in adapter_names(config, tasks) if name != START]
+
+
 def adapter_name(config: Any, task: str) -> str:
     """The name under which layers hold what a task goes through: its own, or that of all."""
     return ALL if config.sharing == "shared" else task
@@ -131,11 +147,14 @@ def adapter_name(config: Any, task: str) -> str:
 
 def require_private(config: Any, task: str) -> None:
     """Raises ValueError where a task cannot be given an adapter of its own, for it is made of shared ones."""
-    if config.adapters is not None and config.sharing != "private":
+    if config.adapters is not None and (config.sharing != "private" or composition_of(config) is not None):
+        shared = f"sharing={config.sharing!r}"
+        if config.sharing == "private":
+            shared = f"init_lora_weights={config.adapters['init_lora_weights']!r}"
         raise ValueError(
-            f"Task {task!r} cannot have an adapter of its own: the tasks of this model share theirs "
-            f"(sharing={config.sharing!r}). Make a model with sharing='private', and load the tasks' packs into it: "
-            "each holds what its task's adapter amounts to."
+            f"Task {task!r} cannot have an adapter of its own: the tasks of this model share theirs, or what they "
+            f"start from ({shared}). Make a model with sharing='private', and load the tasks' packs into it: each "
+            "holds what its task's adapter amounts to."
         )
 
 
