@@ -33,6 +33,7 @@ class FreezingMixin(PreTrainedModel):
         """Keeps the embeddings and the first layers as they are: no gradient goes into them, and they have no dropout.
 
         What is frozen costs a forward and no backward, a third of its training. Not kept in a checkpoint.
+        XLM and Flaubert do the dropout between layers in one place for all of them: they have none of it meanwhile.
 
         Args:
             count: how many layers of the part that reads texts; 0 lets everything learn again.

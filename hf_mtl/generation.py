@@ -76,8 +76,13 @@ def _after_encoder(
     looking = [name for name, value in options.items() if name.startswith("encoder_") and value is not None]
     if looking and input_ids is None:
         raise ValueError(f"{looking[0]} looks at the input's tokens: give input_ids, not inputs_embeds.")
-    if input_ids is not None:
-        options = dict(options) | {"input_ids": input_ids}
+    options = dict(options) if input_ids is None else dict(options) | {"input_ids": input_ids}
+    longest = longest_input(backbone.config.get_text_config(decoder=True))
+    whole = {name: options.get(name) for name in ("max_length", "min_length")}
+    wanted = _room(1, whole, options, backbone.generation_config, None).get("max_new_tokens", 0)
+    if longest is not None and wanted > longest - 1:  # the decoder's start has a position too
+        options.pop("max_length", None)
+        options["max_new_tokens"] = longest - 1
     written = backbone.generate(encoder_outputs=EncoderHidden(last_hidden_state=hidden), attention_mask=mask, **options)
     return written[:, 1:].unflatten(0, (len(mask), -1))  # without the decoder's start
 

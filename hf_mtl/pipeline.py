@@ -15,8 +15,9 @@ from transformers import AutoTokenizer, Pipeline
 from .adapters import reads_alike
 from .backbone import prepare_tokenizer, rows_come_first
 from .nearest import nearest
-from .pipeline_batches import Batch, Request, WindowTokenizer, make_batches
-from .tasks import RowError, Task
+from .pipeline_batches import Batch, Request, WindowTokenizer, make_batches, requests_of
+from .pipeline_inputs import examples_in, naming_example, nobody_answers, whole_number
+from .tasks import Task
 
 __all__ = ["MultiTaskPipeline"]
 
@@ -82,7 +83,7 @@ class MultiTaskPipeline(Pipeline):
         tokenizer = prepare_tokenizer(tokenizer, model.config.text_config, model.tasks.values())
         if model.tokenizer is None:
             model.tokenizer = tokenizer
-        _whole_number("batch_size", kwargs.get("batch_size"))
+        whole_number("batch_size", kwargs.get("batch_size"))
         super().__init__(model, tokenizer=tokenizer, **kwargs)
 
     def __call__(  # type: ignore[override]
@@ -106,13 +107,13 @@ class MultiTaskPipeline(Pipeline):
             ValueError: an unknown task, or an example that cannot be answered: says which, and what it lacks.
         """
         preprocess, forward, postprocess = self._sanitize_parameters(**kwargs)
-        size = _whole_number("batch_size", batch_size) or self._batch_size or BATCH_SIZE
+        size = whole_number("batch_size", batch_size) or self._batch_size or BATCH_SIZE
         stages = (
             self._preprocess_params | preprocess,
             self._forward_params | {"batch_size": size} | forward,
             self._postprocess_params | postprocess,
         )
-        many = _examples(inputs)
+        many = examples_in(inputs)
         if many is None:
             return self._answers([inputs], *stages)[0]
         answers = self._windows(many, size, stages)
@@ -173,10 +174,10 @@ class MultiTaskPipeline(Pipeline):
             generate_kwargs: how much is to be written says how much of a prompt is read.
         """
         names = list(tasks or self.model.tasks)
-        everyone = _alike(self.model.task(name) for name in names)
+        everyone = requests_of(self.model.task(name) for name in names)
         of_text = everyone if tasks else [request for request in everyone if request.tasks[0].accepts("")]
         for i, example in enumerate(input_):
-            with _said_of(i, first):
+            with naming_example(i, first):
                 chosen = of_text
                 if not tasks and not isinstance(example, str):
                     chosen = [request for request in everyone if request.tasks[0].accepts(example)]
@@ -184,11 +185,11 @@ class MultiTaskPipeline(Pipeline):
                     request.rows.append(request.tasks[0].read(example))
                     request.examples.append(i)
                 if not chosen:
-                    raise ValueError(self._nobody(example))
+                    raise nobody_answers(self.model.tasks.values(), example)
         tokenizer = WindowTokenizer(self.tokenizer)
         asked = [request for request in everyone if request.rows]
         for request in asked:
-            with _said_of(request.examples, first):
+            with naming_example(request.examples, first):
                 request.encode(tokenizer, generate_kwargs or {})
             request.repeated = any(self.model._samples(task.name, generate_kwargs) for task in request.tasks)
         return Window(len(input_), names, asked)
@@ -258,11 +259,6 @@ class MultiTaskPipeline(Pipeline):
         """What the forward runs in."""
         return torch.inference_mode
 
-    def _nobody(self, example: Any) -> str:
-        needs = ", ".join(f"{name!r} needs {list(task.inputs())}" for name, task in self.model.tasks.items())
-        given = f"has {list(example)}" if isinstance(example, Mapping) else f"is one {type(example).__name__}"
-        return f"No task can answer the input, which {given}: {needs}. Give a dict with these names."
-
     # ------------------------------------------------------------------ saving
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -277,44 +273,6 @@ class MultiTaskPipeline(Pipeline):
 def _goes_on(task: Task) -> bool:
     """Whether the task writes on after the input itself, and needs no hidden states of it."""
     return task.writes and task.language_model == "causal"
-
-
-def _alike(tasks: Iterable[Task]) -> list[Request]:
-    """The tasks, those that encode alike together."""
-    together: dict[Any, Request] = {}
-    for task in tasks:
-        together.setdefault(task.encoding_key(), Request([])).tasks.append(task)
-    return list(together.values())
-
-
-def _examples(inputs: Any) -> Iterable[Any] | None:
-    """The examples in the inputs; None where they are one example."""
-    if isinstance(inputs, Iterable):
-        if isinstance(inputs, np.ndarray):
-            return inputs.tolist() if inputs.ndim else None
-        return None if isinstance(inputs, (str, bytes, Mapping)) else inputs
-    if isinstance(inputs, torch.utils.data.Dataset):  # indexed, but it need not be iterable: a KeyDataset is not
-        return (inputs[i] for i in range(len(inputs)))  # type: ignore[arg-type]
-    return None
-
-
-def _whole_number(name: str, value: Any) -> int | None:
-    if value is not None and (not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}.")
-    return value
-
-
-@contextmanager
-def _said_of(examples: int | Sequence[int], first: int | None) -> Iterator[None]:
-    """Puts into an error which of the inputs it is about, where there are several."""
-    try:
-        yield
-    except ValueError as error:
-        if isinstance(error, RowError) and not isinstance(examples, int):
-            examples = examples[error.row]
-        if first is None or not isinstance(examples, int):
-            raise
-        raise ValueError(f"inputs[{first + examples}]: {error}") from error
 
 
 @contextmanager

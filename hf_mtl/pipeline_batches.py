@@ -12,7 +12,7 @@ from .tasks import Task
 from .tasks.base import Features, Row
 from .tasks.word_windows import stack_positions
 
-__all__ = ["Batch", "Request", "WindowTokenizer", "cheapest_cuts", "make_batches"]
+__all__ = ["Batch", "Request", "WindowTokenizer", "cheapest_cuts", "make_batches", "requests_of"]
 
 
 # A feature, and which of its inputs.
@@ -122,6 +122,14 @@ class Batch:
     names: list[str]
     index: torch.Tensor | None
     readings: list[Reading]
+
+
+def requests_of(tasks: Iterable[Task]) -> list[Request]:
+    """The tasks, those that encode alike together."""
+    together: dict[Any, Request] = {}
+    for task in tasks:
+        together.setdefault(task.encoding_key(), Request([])).tasks.append(task)
+    return list(together.values())
 
 
 def make_batches(

@@ -184,6 +184,10 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         args = self.args
         rule = {} if self._mixing_rule is None else {"strategy": self._mixing_rule, "weights": None}
         limits = args.batch_limits(self._train_batch_size)
+        draws = args.tasks_per_step or args.gradient_accumulation_steps
+        one_batch_a_draw = args.world_size * args.gradient_accumulation_steps == draws
+        # Where rows stay as they fall nobody asks for their lengths.
+        shuffled = args.length_group == 1 and one_batch_a_draw and limits.get("max_tokens") is None
         return MultiTaskBatchSampler(
             {name: len(unit) for name, unit in dataset.units.items()},
             batch_size=self._train_batch_size,
@@ -193,7 +197,7 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
             tasks_per_step=args.tasks_per_step,
             mixture=Mixture(**(args.mixture_options() | rule)),
             seed=args.seed if args.data_seed is None else args.data_seed,
-            lengths={n: unit.lengths() for n, unit in dataset.units.items()},
+            lengths=None if shuffled else {n: unit.lengths() for n, unit in dataset.units.items()},
             length_group=args.length_group,
             epochs=args.num_train_epochs,
             max_steps=args.max_steps if args.max_steps > 0 else None,

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 LAYERS = {
     0: ["nearest", "backbone", "scoring", "remote_code", "hub", "frozen_outputs"],
     1: ["tasks", "mixing", "balancing", "bundled"],
-    2: ["config", "data", "metrics", "pipeline_batches", "cached_batches", "language_model"],
+    2: ["config", "data", "metrics", "pipeline_batches", "pipeline_inputs", "cached_batches", "language_model"],
     3: ["adapters", "generation", "model_card"],
     4: ["freezing", "saving", "writing"],
     5: ["export", "forwarding", "packs", "task_life", "task_start"],

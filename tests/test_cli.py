@@ -1,5 +1,6 @@
 """The command line: from a recipe to an answer, and one line for what a user got wrong."""
 
+import datetime
 import json
 import os
 import subprocess
@@ -127,6 +128,50 @@ def test_predict_answers_every_line_of_a_file(trained: tuple[Path, Path], run: R
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        (".csv", 'text,id\n"a card, lost",7\nNA,8\n'),
+        (".tsv", "text\tid\na card, lost\t7\nNA\t8\n"),
+        (".txt", "a card, lost\n\nNA\n"),
+        (".json", '[{"text": "a card, lost"}, {"text": "NA"}]'),
+        (".parquet", None),
+    ],
+)
+def test_predict_reads_what_recipes_read(
+    ending: str, content: str | None, trained: tuple[Path, Path], run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / f"in{ending}"
+    if content is None:
+        when = datetime.date(2026, 1, 2)
+        datasets.Dataset.from_dict({"text": ["a card, lost", "NA"], "day": [when, when]}).to_parquet(file)
+    else:
+        file.write_text(content)
+    code, printed, _ = run("predict", trained[1], "--input", file)
+    answered = lines(printed)
+    assert code == 0 and [line["text"] for line in answered] == ["a card, lost", "NA"]
+    asked = lines(run("predict", trained[1], "a card, lost", "NA")[1])
+    assert [line["predictions"] for line in answered] == [line["predictions"] for line in asked]
+    assert answered[0].get("day", "2026-01-02") == "2026-01-02"
+
+
+def test_predict_reads_the_words_of_treebanks_and_names_a_row(
+    trained: tuple[Path, Path], run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "in.conllu"
+    words = [("I", "PRON"), ("lost", "VERB"), ("it", "PRON")]
+    rows = [f"{i}\t{word}\t_\t{tag}\t_\t_\t{i - 1}\tdep\t_\t_" for i, (word, tag) in enumerate(words, 1)]
+    file.write_text("# text = I lost it\n" + "\n".join(rows) + "\n\n")
+    code, printed, _ = run("predict", trained[1], "--input", file, "--tasks", "pos")
+    assert code == 0 and [answer["word"] for answer in lines(printed)[0]["predictions"]["pos"]] == ["I", "lost", "it"]
+    file = tmp_path / "in.csv"
+    file.write_text("question,context\nwho,me\n,you\n")
+    code, _, errors = run("predict", trained[1], "--input", file)
+    assert code == 2 and f"{file}, row 2: Task 'answer': column 'question' is empty" in errors
+    file.write_text("")
+    assert f"--input {file}: the file is empty" in run("predict", trained[1], "--input", file)[2]
+
+
 def test_the_script_for_launchers_is_the_same_training(trained: tuple[Path, Path], tmp_path: Path) -> None:
     recipe, model = trained
     command = [sys.executable, ROOT / "recipes" / "finetune.py", recipe, "--output_dir", tmp_path / "out"]
@@ -154,9 +199,10 @@ def test_the_script_for_launchers_is_the_same_training(trained: tuple[Path, Path
         (["train", "RECIPE", "--output_dir", "OUT", "--resume"], "error: There is no checkpoint-* in "),
         (["evaluate", "MODEL", "RECIPE", "--split", "dev"], "error: split='dev' is not known."),
         (["evaluate", "MODEL", "RECIPE", "--output", "no/such/f.json"], "error: --output no/such/f.json: the folder"),
-        (["predict", "MODEL"], "error: Give either texts to answer or --input FILE.jsonl."),
+        (["predict", "MODEL"], "error: Give either texts to answer or --input FILE."),
         (["predict", "MODEL", "a", "--input", "b.jsonl"], "error: Give either texts to answer or --input"),
         (["predict", "MODEL", "--input", "none.jsonl"], "error: --input none.jsonl: no such file."),
+        (["predict", "MODEL", "--input", "pyproject.toml"], "error: --input pyproject.toml: the ending '.toml' is not"),
         (["predict", "MODEL", "a", "--tasks", "intnt"], "Did you mean 'intent'?"),
         (["predict", "MODEL", "a", "--output", "."], "error: --output . is a folder"),
         (["predict", "no/such/folder", "a"], "error: Model 'no/such/folder' is neither an existing folder nor"),

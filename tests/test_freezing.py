@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
+from tiny import make_tokenizer
+from transformers import AutoConfig, AutoModel
 
 from hf_mtl import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TextClassification
 
@@ -94,3 +96,27 @@ def test_what_cannot_be_frozen_is_named(tiny_backbone: Any) -> None:
     model = MultiTaskModel.from_backbone(tiny_backbone(), [TOPIC], adapters=LoraConfig(target_modules="all-linear"))
     with pytest.raises(ValueError, match=r"layers_to_transform=\[1\]"):
         model.freeze_layers(1)
+
+
+@pytest.mark.parametrize("kind", ["xlm", "flaubert"])
+def test_layers_that_are_kept_in_several_lists_are_frozen_whole(kind: str, tmp_path: Any) -> None:
+    tokenizer = make_tokenizer("wordpiece")
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(tmp_path / "it")
+    ids = {"pad_index": 0, "bos_index": 1, "eos_index": 2, "unk_index": 3}
+    sizes = {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 128}
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer) + 24, **sizes, **ids)
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "it")
+    model = MultiTaskModel.from_backbone(str(tmp_path / "it"), [TOPIC])
+    above = {name for name, _ in model.backbone.named_parameters() if ".1." in name}
+    assert len(above) == 16  # attention, feed-forward, and the norms behind them
+    changed = trained(model, tmp_path / "out", freeze_layers=1)
+    keys = {name for name in above if name.endswith("k_lin.bias")}  # a softmax takes no notice of it
+    assert above - keys <= changed <= above
+    model.freeze_layers(2)
+    model.train()
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+    given = {"input_ids": torch.tensor([[1, 7, 8, 2]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    first, second = (model.backbone(**given).last_hidden_state for _ in range(2))
+    assert torch.equal(first, second)  # no dropout

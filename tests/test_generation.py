@@ -77,6 +77,22 @@ def test_long_prompts_are_cut_by_the_options_of_the_call(options: dict[str, Any]
     assert [list(answer["it"]) for answer in answers] == [["generated_text"]] * 2
 
 
+@pytest.mark.parametrize("options", [{"max_new_tokens": 500}, {"max_length": 500, "num_beams": 2}], ids=str)
+@pytest.mark.parametrize("kind", ["bart", "marian", "t5"])
+def test_an_encoder_decoder_writes_no_further_than_its_positions(
+    kind: str, options: dict[str, Any], tiny_backbone: Any
+) -> None:
+    model = made(tiny_backbone(kind), [Translation(name="it")])
+    model.backbone.generation_config.eos_token_id = None  # it would write on and on
+    ids = model.tokenizer("I lost", return_tensors="pt")["input_ids"]
+    written = model.generate(ids, **options, min_new_tokens=120)
+    if kind == "t5":  # of relative positions there is no last one
+        assert written.shape[-1] > 127
+    else:
+        assert written.shape[-1] == 127
+        assert torch.equal(written, model.generate(ids, **options | {"max_length": 128, "max_new_tokens": None}))
+
+
 def test_a_longest_input_cuts_prompts_and_leaves_what_is_written_its_room(tiny_backbone: Any) -> None:
     model = made(tiny_backbone("gpt2"), [TextGeneration(name="it", max_length=32)])
     own = model.tokenizer(LONG * 20)["input_ids"]

@@ -324,7 +324,8 @@ def test_wrong_calls_say_what_to_do(wrong: Any, message: str, tiny_backbone: Any
 @pytest.mark.parametrize(
     ("adapters", "message"),
     [
-        (LoraConfig(target_modules=["no_such_layer"]), "no_such_layer"),
+        (LoraConfig(target_modules=["qery", "vale"]), r"\['qery', 'vale'\] fits no module .*Did you mean 'query'\?"),
+        (LoraConfig(target_modules=r".*\.0\..*qery"), "qery' fits no module .*'query'"),
         (LoraConfig(target_modules=["word_embeddings"]), "word_embeddings.*only linear layers"),
         (LoraConfig(init_lora_weights="eva", eva_config=EvaConfig()), "init_lora_weights='eva' changes the backbone"),
         (LoraConfig(modules_to_save=["classifier"]), "modules_to_save"),

@@ -517,6 +517,8 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(
         load(values).train(tmp_path / "out", resume=True)
     load(values).train(tmp_path / "out")
     whole = load_file(tmp_path / "out" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"has checkpoints of another run, checkpoint-3 the last\..*--resume"):
+        load(values).train(tmp_path / "out")
     (tmp_path / "out" / "model.safetensors").unlink()
     for file in (tmp_path / "out" / "checkpoint-3").iterdir():
         file.unlink()

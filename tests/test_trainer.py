@@ -119,6 +119,23 @@ def test_batch_1_with_accumulation_8_equals_batch_8(task: str, make: Any) -> Non
     assert all(torch.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
 
 
+@pytest.mark.parametrize(
+    ("setting", "known"),
+    [
+        ({"length_group": 1}, False),
+        ({}, True),
+        ({"length_group": 1, "max_tokens_per_batch": 160}, True),
+        ({"length_group": 1, "gradient_accumulation_steps": 2, "tasks_per_step": 1}, True),  # sorted in each draw
+        ({"length_group": 1, "gradient_accumulation_steps": 2}, False),
+    ],
+)
+def test_lengths_are_looked_up_only_where_rows_are_sorted_by_them(
+    setting: dict[str, Any], known: bool, make: Any
+) -> None:
+    streams: Any = make(adapters=None, **setting).get_train_dataloader().batch_sampler.streams
+    assert {stream.lengths is not None for stream in streams} == {known}
+
+
 @pytest.mark.parametrize("setting", [{"length_group": 4}, {"max_tokens_per_batch": 160, "length_group": 4}])
 def test_every_word_counts_the_same_in_batches_of_any_length_and_number(setting: dict[str, Any], make: Any) -> None:
     trainer = make(adapters=None, mixing="proportional", per_device_train_batch_size=8, **setting)

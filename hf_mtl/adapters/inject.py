@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast, get_type_hints
 
 import torch
@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ..nearest import nearest
 from .composing import ALL, START, Composition
 from .layers import MORE, RoutedLinear
 
@@ -105,6 +106,7 @@ def inject_adapters(
     Raises:
         ValueError: nothing matches the targets, or a target is no linear layer.
     """
+    _check_targets(backbone, config.target_modules)
     known = {name for layer in adapter_layers(backbone) for name in layer.lora_A}
     names = [name for name in names if name not in known]
     tasks = [] if composition is None else [name for name in names if name not in composition.shared()]
@@ -153,6 +155,24 @@ def _take_start(layer: RoutedLinear, init: Any) -> None:
     elif starts_from_base(init):
         layer.pissa_init(START, init)
     weight.data = before
+
+
+def _check_targets(backbone: nn.Module, targets: str | Iterable[str] | None) -> None:
+    """Raises ValueError where no module of the backbone has such a name, which peft says without the names."""
+    if not targets or targets == "all-linear":
+        return
+    modules = dict(backbone.named_modules())
+    if isinstance(targets, str):
+        found = any(re.fullmatch(targets, path) for path in modules)
+    else:
+        found = any(path == target or path.endswith(f".{target}") for target in targets for path in modules)
+    if not found:
+        linear = {path.rpartition(".")[2] for path, module in modules.items() if isinstance(module, nn.Linear | Conv1D)}
+        asked = targets if isinstance(targets, str) else sorted(targets)
+        raise ValueError(
+            f"target_modules={asked!r} fits no module of the backbone ({type(backbone).__name__}). Of its linear "
+            f"layers: {nearest(asked if isinstance(asked, str) else asked[0], sorted(linear))}"
+        )
 
 
 def _linear(target: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: Any) -> RoutedLinear:

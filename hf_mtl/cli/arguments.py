@@ -22,10 +22,11 @@ _OVERRIDES = (
 )
 # Sections that can be set whole: --adapters null.
 _SECTIONS = ("adapters", "balancing", "card", "mixing", "tasks", "training")
-_PREDICT = """Each line of the input is a JSON string, or an object with the inputs that a task needs
-("text", "text_pair", "question", "context", or the columns of the training data). Each line of the output
-is that object, or {"text": ...}, with one more key, "predictions": {task: answer}, from every task that finds
-its inputs."""
+_PREDICT = """The input is read by its ending, as a recipe's data are: .jsonl, .json, .csv, .tsv, .parquet, .txt,
+.conllu, .conll. A row holds the inputs that a task needs ("text", "text_pair", "question", "context", or the columns
+of the training data); a line of JSONL, which stdin must have, may be a string too. Each line of the output is that row
+as a JSON object, or {"text": ...}, with one more key, "predictions": {task: answer}, from every task that finds its
+inputs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = _command(parsers, "predict", commands.predict, "answer texts, as JSON", _PREDICT)
     predict.add_argument("model", metavar="DIR", help="folder or Hub id of a trained model")
     predict.add_argument("texts", nargs="*", metavar="TEXT")
-    predict.add_argument("--input", type=Path, metavar="FILE.jsonl", help="what to answer, instead of TEXT; -: stdin")
+    predict.add_argument("--input", type=Path, metavar="FILE", help="what to answer, instead of TEXT; -: stdin")
     predict.add_argument("--output", type=Path, metavar="FILE.jsonl", help="gets the answers, not the screen")
     predict.add_argument("--tasks", metavar="A,B", help="the tasks that answer, instead of all that can")
     predict.add_argument(

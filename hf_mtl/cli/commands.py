@@ -43,14 +43,15 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Answers texts, or the lines of a file, as they come."""
+    """Answers texts, or what a file holds, as they come."""
     if bool(options.texts) == (options.input is not None):
-        raise ValueError("Give either texts to answer or --input FILE.jsonl.")
+        raise ValueError("Give either texts to answer or --input FILE.")
     if options.input is not None and str(options.input) == "-":
         options.input = Path("/dev/stdin")
     if options.input is not None and (options.input.is_dir() or not options.input.exists()):
         raise ValueError(f"--input {options.input}: no such file.")
     check_output(options.output)
+    examples = options.texts if options.input is None else read_examples(options.input)
     generation = None if options.generation is None else _generation(options.generation)
     model = _load(options.model)
 
@@ -59,7 +60,7 @@ def predict(options: argparse.Namespace) -> None:
     tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",")]
     said: dict[str, Any] = {"tasks": tasks, "generate_kwargs": generation}
     pipe = MultiTaskPipeline(model, **{name: value for name, value in said.items() if value is not None})
-    asked, kept = tee(iter(options.texts) if options.input is None else read_examples(options.input))
+    asked, kept = tee(examples)
     answers = naming_lines(pipe(asked, batch_size=options.batch_size), options.input)
     answered = (answered_line(example, answer) for answer, example in zip(answers, kept, strict=True))
     if options.output is None:

@@ -1,4 +1,4 @@
-"""Examples out of JSONL files, answers into them, and no file half written."""
+"""Examples out of files, answers into JSONL files, and no file half written."""
 
 import json
 import os
@@ -15,7 +15,33 @@ _INPUT = re.compile(r"inputs\[(\d+)\]: ")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def read_examples(path: Path) -> Iterator[Any]:
+def read_examples(path: Path) -> Iterable[Any]:
+    """The examples of a file: the lines of JSONL, else the rows, read as a recipe's data of that ending are.
+
+    Raises:
+        ValueError: an ending that is not known, or a file that is not what its ending says.
+    """
+    if _is_json_lines(path):
+        return _json_lines(path)
+    from ..recipe.readers import ENDINGS, ending, read_files
+
+    if ending(path) not in ENDINGS:
+        raise ValueError(
+            f"--input {path}: the ending {ending(path)!r} is not known. Known: {list(ENDINGS)}, each also "
+            "with .gz behind it. What another program writes is read from stdin, as lines of JSON: --input -."
+        )
+    if not path.stat().st_size:  # which the reader of JSON cannot say
+        raise ValueError(f"--input {path}: the file is empty.")
+    rows: Iterable[Any] = read_files([path], "input")
+    return rows
+
+
+def _is_json_lines(path: Path) -> bool:
+    """By its ending; what is no file (stdin, a pipe) has none."""
+    return path.suffix.lower() == ".jsonl" or not path.is_file()
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
     """The strings and objects of a JSONL file; raises ValueError, with the line, for anything else."""
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -30,14 +56,15 @@ def read_examples(path: Path) -> Iterator[Any]:
 
 
 def naming_lines(answers: Iterable[Any], path: Path | None) -> Iterator[Any]:
-    """The answers; an error of the pipeline's about one of its inputs says the line of the file."""
+    """The answers; an error of the pipeline's about one of its inputs says the line, or row, of the file."""
     try:
         yield from answers
     except ValueError as error:
         about = _INPUT.match(str(error))
         if about is None:
             raise
-        where = f"Text {int(about[1]) + 1}" if path is None else f"{path}, line {int(about[1]) + 1}"
+        unit = "Text" if path is None else f"{path}, {'line' if _is_json_lines(path) else 'row'}"
+        where = f"{unit} {int(about[1]) + 1}"
         raise ValueError(f"{where}: {str(error)[about.end() :]}") from error
 
 
@@ -48,7 +75,7 @@ def answered_line(example: Any, answers: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_json(value: Any, *, ascii_only: bool = False) -> str:
     """The value as a line of JSON that any encoding of Unicode can write."""
-    text = json.dumps(value, ensure_ascii=ascii_only)
+    text = json.dumps(value, ensure_ascii=ascii_only, default=str)  # a Parquet file may hold dates
     # Half surrogates come in escaped, and cannot be written otherwise.
     return _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 

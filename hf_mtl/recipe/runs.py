@@ -84,11 +84,11 @@ def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool 
         resume: go on from the last checkpoint there.
 
     Raises:
-        ValueError: the data, or anything else of the recipe, cannot be used.
+        ValueError: the data, or anything else of the recipe, cannot be used; or checkpoints of another run are there.
         OSError: the backbone cannot be had.
     """
     args = recipe.training_arguments(output_dir)
-    checkpoint = _last_checkpoint(output_dir) if resume else None
+    checkpoint = _checkpoint_of(output_dir, resume)
     with args.main_process_first(desc="loading the data"):
         data = recipe.load_data()
     tasks = recipe.build_tasks(data)
@@ -171,13 +171,19 @@ def _evaluation_data(recipe: "Recipe", split: str) -> dict[str, dict[str, Any]]:
     return data
 
 
-def _last_checkpoint(output_dir: str | os.PathLike[str]) -> str:
+def _checkpoint_of(output_dir: str | os.PathLike[str], resume: bool) -> str | None:
+    """The checkpoint to go on from. Runs are not mixed: a later `resume` would take whosever checkpoint is last."""
     folder = os.fspath(output_dir)
     last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
-    if last is None:
+    if resume and last is None:
         raise ValueError(
             f"There is no checkpoint-* in {folder!r} to resume from. "
             "Checkpoints are kept where the recipe says so: training.save_strategy: epoch."
+        )
+    if last is not None and not resume:
+        raise ValueError(
+            f"output_dir {folder!r} has checkpoints of another run, {os.path.basename(last)} the last. Go on from it "
+            "(--resume, in Python resume=True), train into another folder, or delete them first."
         )
     return last
 

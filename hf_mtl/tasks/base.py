@@ -13,10 +13,11 @@ from torch import nn
 from typing_extensions import Self
 
 from ..nearest import nearest
+from .inputs import InputReader, Row, RowError, shown
 from .plain import PlainHead
 from .training_rows import training_rows
 
-__all__ = ["RowError", "Task", "TaskOutput", "shown"]
+__all__ = ["Row", "RowError", "Task", "TaskOutput", "shown"]
 
 # Task names become names of modules, of parameters and of metrics; their containers' own names would hide methods.
 # A module named `backbone` would be taken for the backbone where modules are chosen by name.
@@ -26,7 +27,6 @@ _TAKEN = frozenset([*dir(nn.ModuleDict()), *dir(nn.ParameterDict()), "backbone"]
 # Longer than any input.
 NO_LIMIT = 1_000_000_000
 
-Row = Mapping[str, Any]
 Features = dict[str, Any]
 
 
@@ -37,16 +37,8 @@ class TaskOutput(NamedTuple):
     logits: torch.Tensor
 
 
-class RowError(ValueError):
-    """A row that a task cannot use. `row` is its number among the rows that were given."""
-
-    def __init__(self, message: str, row: int):
-        super().__init__(message)
-        self.row = row
-
-
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(InputReader):
     """A named task. Subclasses add the columns they read and what their head needs.
 
     All fields are plain JSON values: they are what a recipe may say, and what config.json keeps.
@@ -171,10 +163,6 @@ class Task:
         """The columns that a training row must have."""
         raise NotImplementedError
 
-    def inputs(self) -> dict[str, str]:
-        """What an answer needs: the public name of an input (as transformers' pipelines say it) -> its column."""
-        raise NotImplementedError
-
     def columns_to_encode(self, given: Sequence[str]) -> tuple[str, ...]:
         """The columns that `encode` cannot do without, of data that has the columns `given`."""
         return tuple(self.inputs().values())
@@ -220,49 +208,6 @@ class Task:
     def references(self, rows: Sequence[Row]) -> list[Any]:
         """The gold answers of the rows, as `score` wants them."""
         raise NotImplementedError
-
-    def read(self, example: Any) -> dict[str, Any]:
-        """A pipeline input -> a row. A string stands for the one input of tasks that have only one.
-
-        Raises:
-            ValueError: an input is missing, or is not text.
-        """
-        inputs = self.inputs()
-        if isinstance(example, str) and len(inputs) == 1:  # the usual case, and the only one that comes by thousands
-            ((name, column),) = inputs.items()
-            return {column: self.read_value(name, example)}
-        if isinstance(example, Mapping):
-            row = {column: example[name] for name, column in inputs.items() if name in example}
-            row |= {column: example[column] for column in inputs.values() if column in example}
-        else:
-            row = {next(iter(inputs.values())): example}
-        for name, column in inputs.items():
-            if column not in row:
-                raise ValueError(
-                    f"Task {self.name!r} needs {list(inputs)}, and the input has no {name!r}: {shown(example)}."
-                )
-            row[column] = self.read_value(name, row[column])
-        return row
-
-    def read_value(self, name: str, value: Any) -> Any:
-        """One input of a pipeline, checked and made safe. Text by default."""
-        if not isinstance(value, str):
-            raise ValueError(f"Task {self.name!r}: {name!r} must be a string, got {shown(value)}.")
-        return value
-
-    def accepts(self, example: Any) -> bool:
-        """Whether the input names everything that this task needs (what it holds is checked by `read`)."""
-        inputs = self.inputs()
-        if isinstance(example, Mapping):
-            return all(name in example or column in example for name, column in inputs.items())
-        return len(inputs) == 1
-
-    def read_text(self, row: Row, column: str, index: int) -> str:
-        """The text in a column, safe for any tokenizer: half surrogates, which no encoding knows, become U+FFFD."""
-        value = row[column]
-        if not isinstance(value, str):
-            raise RowError(f"Task {self.name!r}: column {column!r} must hold text, got {shown(value)}.", index)
-        return value if value.isascii() else _SURROGATES.sub("\ufffd", value)
 
     def limit(self, tokenizer: Any) -> int:
         """Most subwords of one input."""
@@ -370,15 +315,6 @@ class Task:
     def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any] | None:
         """What always saying the commonest answer of the training data would predict; None: there is no such answer."""
         raise NotImplementedError
-
-
-_SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-def shown(value: Any) -> str:
-    """A value for an error message: its type and, cut short, what it is."""
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
 def _usable(name: Any) -> str:

@@ -1,7 +1,7 @@
 """The syntax of a text: for each word the word that it hangs on, and by which relation."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -12,9 +12,10 @@ from torch import nn
 from typing_extensions import Self
 
 from ..backbone import width_of
-from .base import Features, Row, RowError
+from .base import Features, Row
 from .biaffine import BiaffineParser
-from .labels import check_labels, declared_names, label_id, label_index, label_lists, label_names, sorted_names
+from .gold_trees import check_heads, label_trees
+from .labels import check_labels, declared_names, label_ids, label_index, label_lists, label_names, sorted_names
 from .parses import parse
 from .registry import register_task
 from .window_values import IGNORED, by_row, stack_windows
@@ -76,41 +77,20 @@ class DependencyParsing(WordTask):
         return replace(self, labels=labels, split=self.learned_split(dataset))
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
-        features, counts = self.encode_rows(rows, tokenizer)
+        features, words = self.encode_rows(rows, tokenizer)
         if self.heads in rows[0] and self.deprels in rows[0]:
             index = label_index(self.known("labels", self.labels))
-            gold = [self._gold(row, counts[i], index, i) for i, row in enumerate(rows)]
-            for feature in features:
-                feature["labels"] = _within(gold[feature["row"]], np.asarray(feature["words"])).tolist()
+            heads, names = (
+                [self.gold_list(row, column, len(words[i]), i) for i, row in enumerate(rows)]
+                for column in (self.heads, self.deprels)
+            )
+            check_heads(self.name, self.heads, heads, words)
+            label_trees(features, heads, [label_ids(self.name, own, index, i) for i, own in enumerate(names)])
         return features
 
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         """`[batch, length, 2]`: the head among the words of the window, and the relation; -100 where not known."""
         return stack_windows(labels, length, (IGNORED, IGNORED))
-
-    def _gold(self, row: Row, words: int, ids: Mapping[str | int, int], index: int) -> np.ndarray:
-        """`[words, 2]` heads and relations."""
-        heads = self.gold_list(row, self.heads, words, index)
-        deprels = self.gold_list(row, self.deprels, words, index)
-        for number, head in enumerate(heads, start=1):
-            whole = isinstance(head, int) and not isinstance(head, bool)
-            if not whole or not 0 <= head <= words or head == number:
-                raise RowError(
-                    f"Task {self.name!r}: column {self.heads!r} has {head!r} for word {number} "
-                    f"({row[self.tokens][number - 1]!r}). A head is the number of another word, from 1 to {words}, or "
-                    "0 for the root.",
-                    index,
-                )
-        lost = _in_a_circle(heads)
-        if lost:
-            raise RowError(
-                f"Task {self.name!r}: in column {self.heads!r} word {lost} ({row[self.tokens][lost - 1]!r}) is its own "
-                "head by way of others: the heads make a circle, and no tree. Words are counted from 1, and 0 is the "
-                "root.",
-                index,
-            )
-        relations = [label_id(self.name, name, ids, index) for name in deprels]
-        return np.array([heads, relations], dtype=np.int64).T
 
     def references(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         return [
@@ -166,26 +146,3 @@ class DependencyParsing(WordTask):
         return [
             {"heads": list(range(n)), "deprels": [root, *[other] * (n - 1)][:n], "scores": [0.0] * n} for n in lengths
         ]
-
-
-def _within(gold: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Heads and relations `[words, 2]` of a row's words -> of a window's, heads by their number in the window."""
-    number = np.full(len(gold) + 1, IGNORED)
-    number[0] = 0
-    number[words + 1] = np.arange(1, len(words) + 1)
-    heads, relations = number[gold[words, 0]], gold[words, 1]
-    # A relation is learned with its head, and that of another window is not seen from here.
-    return np.stack([heads, np.where(heads == IGNORED, IGNORED, relations)], axis=1)
-
-
-def _in_a_circle(heads: Sequence[int]) -> int:
-    """The number of a word that is its own head by way of others; 0 where there is none."""
-    seen = [0] * (len(heads) + 1)
-    for start in range(1, len(heads) + 1):
-        word = start
-        while word and not seen[word]:
-            seen[word] = start
-            word = heads[word - 1]
-        if word and seen[word] == start:
-            return word
-    return 0

@@ -12,6 +12,10 @@ from .bio import spans
 __all__ = ["Entity", "Relation", "read_entities", "read_relations", "spans_of_tags"]
 
 
+# Made once: rows have many spans.
+_LISTS, _WHOLE = Sequence | np.ndarray, int | np.integer
+
+
 class Entity(NamedTuple):
     """A span of words, the end exclusive, and its type."""
 
@@ -34,7 +38,8 @@ def spans_of_tags(task: str, column: str, tags: Sequence[Any], index: int) -> li
     Raises:
         RowError: a tag that is none.
     """
-    for tag in tags:
+    # Each tag is looked at once, however many words have it; what cannot be told apart by its hash is no tag.
+    for tag in dict.fromkeys(tags) if {*map(type, tags)} <= {str} else tags:
         if not isinstance(tag, str) or (tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) < 3)):
             raise RowError(
                 f"Task {task!r}: column {column!r} has {tag!r}, which is no BIO tag: 'O', or 'B-' or 'I-' and a type. "
@@ -123,8 +128,8 @@ def _records(task: str, column: str, values: Any, keys: tuple[str, ...], index: 
 
 
 def _span(task: str, what: str, value: Any, words: int, index: int) -> tuple[int, int]:
-    ends = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else ()
-    whole = all(isinstance(end, int | np.integer) and not isinstance(end, bool) for end in ends)
+    ends = tuple(value) if isinstance(value, _LISTS) and not isinstance(value, str) else ()
+    whole = {*map(type, ends)} <= {int} or all(isinstance(e, _WHOLE) and not isinstance(e, bool) for e in ends)
     if len(ends) != 2 or not whole or not 0 <= ends[0] < ends[1] <= words:
         given = list(ends) if ends else value
         raise RowError(

@@ -84,7 +84,7 @@ class JointRelationExtraction(WordTask):
         for i, row in enumerate(dataset.select_columns(list(self.columns()))):
             if declared:
                 row[column] = [declared[k] if isinstance(k, int) else k for k in row[column]]
-            entities, relations = self._graph(row, i)
+            entities, relations = self._graph(row, len(self.word_forms(row, i)), i)
             types.update(entity.type for entity in entities)
             labels.update(label for _, _, label in relations)
         for what, found in (("entities", types), ("relations", labels)):
@@ -99,9 +99,8 @@ class JointRelationExtraction(WordTask):
 
     # ------------------------------------------------------------------ rows
 
-    def _graph(self, row: Row, index: int) -> tuple[list[Entity], list[tuple[int, int, Any]]]:
+    def _graph(self, row: Row, words: int, index: int) -> tuple[list[Entity], list[tuple[int, int, Any]]]:
         """The row's entities in the order of the text, and its relations."""
-        words = len(self.words(row, index))
         if self.entities:
             entities = read_entities(self.name, self.entities, row[self.entities], words, index)
         else:
@@ -110,16 +109,16 @@ class JointRelationExtraction(WordTask):
         return entities, read_relations(self.name, self.relations, row[self.relations], entities, words, index)
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
-        features, counts = self.encode_rows(rows, tokenizer)
+        features, words = self.encode_rows(rows, tokenizer)
         if all(column in rows[0] for column in self.columns()):
-            gold = [self._gold(row, counts[i], i) for i, row in enumerate(rows)]
+            gold = [self._gold(row, len(words[i]), i) for i, row in enumerate(rows)]
             for feature in features:
                 feature["labels"] = _within(feature, *gold[feature["row"]])
         return features
 
     def _gold(self, row: Row, words: int, index: int) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, int]]]:
         """`[words]` tags, `[words]` which entity a word is of (-1: none), and the relations."""
-        entities, relations = self._graph(row, index)
+        entities, relations = self._graph(row, words, index)
         types, ids = self.known("types", self.types), label_index(self.known("labels", self.labels))
         tags, owner = np.zeros(words, dtype=np.int64), np.full(words, -1)
         for number, (start, end, kind) in enumerate(entities):
@@ -148,7 +147,7 @@ class JointRelationExtraction(WordTask):
     def references(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         found = []
         for i, row in enumerate(rows):
-            entities, relations = self._graph(row, i)
+            entities, relations = self._graph(row, len(self.word_forms(row, i)), i)
             names = label_names([label for _, _, label in relations], self.labels)
             graph = [Relation(head, tail, name) for (head, tail, _), name in zip(relations, names, strict=True)]
             found.append(
@@ -215,12 +214,15 @@ def _within(
 ) -> list[list[int]]:
     """The tags of the window's words, and the relations of which it has a part of both entities."""
     tags, owner = tags[feature["words"]], owner[feature["words"]]
-    learned = tags.copy()
+    labels = np.full((len(tags), 3), -1, dtype=np.int64)
+    labels[:, 0] = labels[:, 1] = tags
     # Where words share a subword (characters of a Latin run) the first of them trains it.
-    learned[1:][np.diff(feature["positions"]) == 0] = IGNORED
-    last = {number: place for place, number in enumerate(owner.tolist())}
+    positions = feature["positions"]
+    labels[1:, 0][positions[1:] == positions[:-1]] = IGNORED
+    last = {number: place for place, number in enumerate(owner.tolist())} if relations else {}
     said = [[last[head], last[tail], label] for head, tail, label in relations if head in last and tail in last]
-    return np.stack([learned, tags, np.full_like(tags, -1)], axis=1).tolist() + said
+    words: list[list[int]] = labels.tolist()
+    return words + said
 
 
 def _strict(graph: Mapping[str, Any]) -> dict[tuple[Any, ...], float]:

@@ -11,6 +11,7 @@ __all__ = [
     "check_labels",
     "declared_names",
     "label_id",
+    "label_ids",
     "label_index",
     "label_lists",
     "label_names",
@@ -124,6 +125,13 @@ def label_id(task: str, value: Any, index: Mapping[str | int, int], row: int) ->
             row,
         )
     return found
+
+
+def label_ids(task: str, values: Sequence[Any], index: Mapping[str | int, int], row: int) -> list[int]:
+    """A row's labels as their indices, see `label_id`; of most rows all are names that it has."""
+    found = [*map(index.get, values)] if {*map(type, values)} <= {str} else [None]
+    known = [number for number in found if number is not None]
+    return known if len(known) == len(values) else [label_id(task, value, index, row) for value in values]
 
 
 def label_names(values: Sequence[Any], labels: tuple[str, ...] | None) -> list[str]:

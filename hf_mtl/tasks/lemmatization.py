@@ -63,7 +63,7 @@ class Lemmatization(WordTask):
         split, labels = self.learned_split(dataset), self.labels
         if labels is None:
             rows = enumerate(dataset.select_columns(list(self.columns())))
-            counts = Counter(script for i, row in rows for script in self._scripts(row, i))
+            counts = Counter(script for i, row in rows for script in self._scripts(row, self.word_forms(row, i), i))
             # What is in lower case is there even if no word of the data is: nothing else fits any word.
             counts[IDENTITY] = max(counts[IDENTITY], self.min_count)
             common = [script for script, count in counts.items() if count >= self.min_count]
@@ -71,26 +71,26 @@ class Lemmatization(WordTask):
         return replace(self, labels=labels, split=split)
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
-        features, _ = self.encode_rows(rows, tokenizer)
+        features, words = self.encode_rows(rows, tokenizer)
         if self.lemmas in rows[0]:
             index = label_index(self.known("labels", self.labels))
-            scripts = [[index.get(script, IGNORED) for script in self._scripts(row, i)] for i, row in enumerate(rows)]
-            label_windows(features, [np.array(row, dtype=np.int64) for row in scripts])
+            scripts = (self._scripts(row, words[i], i) for i, row in enumerate(rows))
+            label_windows(features, [[index.get(script, IGNORED) for script in row] for row in scripts])
         return features
 
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         return stack_windows(labels, length)
 
-    def _scripts(self, row: Row, index: int) -> Iterator[str]:
-        words = self.words(row, index)
-        for (word, _, _), lemma in zip(words, self.gold_list(row, self.lemmas, len(words), index), strict=True):
+    def _scripts(self, row: Row, words: Sequence[str], index: int) -> Iterator[str]:
+        lemmas = self.gold_list(row, self.lemmas, len(words), index)
+        for lemma in lemmas:
             if not isinstance(lemma, str):
                 raise RowError(
                     f"Task {self.name!r}: column {self.lemmas!r} must hold lemmas, strings, and has {shown(lemma)}. "
                     "Leave out rows that lack some.",
                     index,
                 )
-            yield edit_script(word, self.read_text({self.lemmas: lemma}, self.lemmas, index))
+        return map(edit_script, words, self.read_texts(lemmas, self.lemmas, index))
 
     def references(self, rows: Sequence[Row]) -> list[list[str]]:
         return [list(row[self.lemmas]) for row in rows]
@@ -102,7 +102,7 @@ class Lemmatization(WordTask):
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
     ) -> list[dict[str, Any]]:
         labels = self.known("labels", self.labels)
-        words = [[word for word, _, _ in self.words(row, i)] for i, row in enumerate(rows)]
+        words = [self.word_forms(row, i) for i, row in enumerate(rows)]
         counts = [len(row) for row in words]
         flat = [word for row in words for word in row]
         # A word that no subword stands for keeps its form, and so does one that no script fits.
@@ -138,7 +138,7 @@ class Lemmatization(WordTask):
         script = self.known("labels", self.labels)[0]
         found = []
         for i, row in enumerate(rows):
-            words = [word for word, _, _ in self.words(row, i)]
+            words = self.word_forms(row, i)
             made = [apply_script(script, word) for word in words]
             lemmas = [word if lemma is None else lemma for word, lemma in zip(words, made, strict=True)]
             found.append({"lemmas": lemmas, "scores": [1.0] * len(words)})

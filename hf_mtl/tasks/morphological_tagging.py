@@ -63,24 +63,24 @@ class MorphologicalTagging(WordTask):
         labels = self.labels
         if labels is None:
             rows = enumerate(dataset.select_columns(list(self.columns())))
-            labels = tuple(sorted({label for i, row in rows for label in self._strings(row, i)}))
+            labels = tuple(sorted({label for i, row in rows for label in self._row_strings(row, i)}))
         return replace(self, labels=labels, split=self.learned_split(dataset))
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
-        features, _ = self.encode_rows(rows, tokenizer)
+        features, words = self.encode_rows(rows, tokenizer)
         if self.feats in rows[0]:
             index = label_index(self.known("labels", self.labels))
             # What the training data has nowhere trains nothing, and at evaluation is wrong whatever is answered.
-            gold = [[index.get(label, IGNORED) for label in self._strings(row, i)] for i, row in enumerate(rows)]
-            label_windows(features, [np.array(row, dtype=np.int64) for row in gold])
+            gold = (self._strings(row, len(words[i]), i) for i, row in enumerate(rows))
+            label_windows(features, [[index.get(label, IGNORED) for label in row] for row in gold])
         return features
 
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         return stack_windows(labels, length)
 
-    def _strings(self, row: Row, index: int) -> list[str]:
+    def _strings(self, row: Row, words: int, index: int) -> list[str]:
         """The gold strings of a row's words, their features in order."""
-        values = self.gold_list(row, self.feats, len(self.words(row, index)), index)
+        values = self.gold_list(row, self.feats, words, index)
         strings = [_ordered(value) if isinstance(value, str) else None for value in values]
         if None in strings:
             value = values[strings.index(None)]
@@ -91,8 +91,11 @@ class MorphologicalTagging(WordTask):
             )
         return [string for string in strings if string is not None]
 
+    def _row_strings(self, row: Row, index: int) -> list[str]:
+        return self._strings(row, len(self.word_forms(row, index)), index)
+
     def references(self, rows: Sequence[Row]) -> list[list[str]]:
-        return [self._strings(row, i) for i, row in enumerate(rows)]
+        return [self._row_strings(row, i) for i, row in enumerate(rows)]
 
     def build_head(self, backbone: Any) -> nn.Module:
         return MorphologicalTagger(width_of(backbone), self.known("labels", self.labels), self.dropout)
@@ -101,7 +104,7 @@ class MorphologicalTagging(WordTask):
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
     ) -> list[dict[str, Any]]:
         labels = self.known("labels", self.labels)
-        counts = [len(self.words(row, i)) for i, row in enumerate(rows)]
+        counts = [len(self.word_forms(row, i)) for i, row in enumerate(rows)]
         # A word that no subword stands for has no features.
         found, scores = [NONE] * sum(counts), [0.0] * sum(counts)
         if features:
@@ -131,7 +134,7 @@ class MorphologicalTagging(WordTask):
         strings = Counter(label for row in references for label in row)
         common, count = strings.most_common(1)[0]
         share = count / strings.total()
-        counts = [len(self.words(row, i)) for i, row in enumerate(rows)]
+        counts = [len(self.word_forms(row, i)) for i, row in enumerate(rows)]
         return [{"feats": [common] * n, "scores": [share] * n} for n in counts]
 
 

@@ -24,6 +24,8 @@ from .words import gap_between
 __all__ = ["RelationExtraction"]
 
 SPANS = ("markers", "pooling")
+# Made once: every row has two spans.
+_LISTS, _WHOLE = Sequence | np.ndarray, int | np.integer
 
 # What pairs without a relation are called; the first that a task has is its own.
 _NO_RELATION = ("no_relation", "na", "none", "other")
@@ -144,8 +146,9 @@ class RelationExtraction(WordTask):
         return PairText(text, *spans)
 
     def _span(self, name: str, value: Any, index: int = 0) -> tuple[int, int]:
-        ends = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else ()
-        if len(ends) != 2 or not all(isinstance(k, int | np.integer) and not isinstance(k, bool) for k in ends):
+        ends = tuple(value) if isinstance(value, _LISTS) and not isinstance(value, str) else ()
+        whole = {*map(type, ends)} <= {int} or all(isinstance(k, _WHOLE) and not isinstance(k, bool) for k in ends)
+        if len(ends) != 2 or not whole:
             raise RowError(
                 f"Task {self.name!r}: {name!r} must be [start, end], two whole numbers, got {shown(value)}.", index
             )

@@ -6,7 +6,7 @@ its arcs alike, by more than any tree can gain: Stanojević and Cohen (EMNLP 202
 
 import numpy as np
 
-__all__ = ["are_trees", "best_tree"]
+__all__ = ["are_trees", "best_tree", "without_circles"]
 
 
 def best_tree(scores: np.ndarray) -> np.ndarray:
@@ -50,6 +50,13 @@ def are_trees(heads: np.ndarray, counts: np.ndarray) -> np.ndarray:
     Returns:
         `[sentences]` booleans. A sentence without words is a tree.
     """
+    sentence = np.repeat(np.arange(len(counts)), counts)
+    roots = np.bincount(sentence[heads == 0], minlength=len(counts))
+    return without_circles(heads, counts) & ((roots == 1) | (counts == 0))
+
+
+def without_circles(heads: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """In which of many sentences every word hangs on the root in the end. Arguments and result as for `are_trees`."""
     if not len(heads):
         return np.ones(len(counts), dtype=bool)
     sentence = np.repeat(np.arange(len(counts)), counts)
@@ -60,8 +67,7 @@ def are_trees(heads: np.ndarray, counts: np.ndarray) -> np.ndarray:
     for _ in range(int(counts.max()).bit_length()):
         above = above[above]
     lost = np.bincount(np.repeat(np.arange(len(counts)), counts + 1), weights=above != np.repeat(root, counts + 1))
-    roots = np.bincount(sentence, weights=heads == 0, minlength=len(counts))
-    return (lost == 0) & ((roots == 1) | (counts == 0))
+    return lost == 0
 
 
 def _finite(scores: np.ndarray) -> tuple[np.ndarray, float]:

@@ -16,7 +16,7 @@ from ..backbone import width_of
 from .base import Features, Row, TaskOutput
 from .bio import has_end_tags, is_bio, legal_moves, names_scheme, spans
 from .crf import LinearChainCRF
-from .labels import check_labels, declared_names, label_id, label_index, label_lists, label_names, sorted_names
+from .labels import check_labels, declared_names, label_ids, label_index, label_lists, label_names, sorted_names
 from .plain import PlainHead
 from .registry import register_task
 from .tagging import tag_words
@@ -99,15 +99,14 @@ class TokenClassification(WordTask):
         return replace(self, labels=labels, split=self.learned_split(dataset), scheme=scheme)
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
-        features, counts = self.encode_rows(rows, tokenizer)
+        features, words = self.encode_rows(rows, tokenizer)
         if self.tags in rows[0]:
             index = label_index(self.known("labels", self.labels))
-            label_windows(features, [self._gold(row, counts[i], index, i) for i, row in enumerate(rows)])
+            label_windows(features, [self._gold(row, len(words[i]), index, i) for i, row in enumerate(rows)])
         return features
 
-    def _gold(self, row: Row, words: int, ids: Mapping[str | int, int], index: int) -> np.ndarray:
-        tags = self.gold_list(row, self.tags, words, index)
-        return np.fromiter((label_id(self.name, tag, ids, index) for tag in tags), dtype=np.int64, count=words)
+    def _gold(self, row: Row, words: int, ids: Mapping[str | int, int], index: int) -> list[int]:
+        return label_ids(self.name, self.gold_list(row, self.tags, words, index), ids, index)
 
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         return stack_windows(labels, length)

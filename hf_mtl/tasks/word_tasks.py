@@ -53,17 +53,24 @@ class WordTask(Task):
 
     def words(self, row: Row, index: int) -> tuple[Word, ...]:
         """The words of a row with their places: in its text, or in its words joined."""
+        if isinstance(row[self.tokens], str):
+            return split_words(self.read_text(row, self.tokens, index), self.split or "words")
+        return place_words(self._listed_words(row, index), self.split or "words")
+
+    def word_forms(self, row: Row, index: int) -> Sequence[str]:
+        """The words of a row without their places."""
+        if isinstance(row[self.tokens], str):
+            return [word for word, _, _ in self.words(row, index)]
+        return self._listed_words(row, index)
+
+    def _listed_words(self, row: Row, index: int) -> Sequence[str]:
         value = row[self.tokens]
-        if isinstance(value, str):
-            text = value if value.isascii() else self.read_text(row, self.tokens, index)
-            return split_words(text, self.split or "words")
         if not isinstance(value, Sequence):
             raise RowError(
                 f"Task {self.name!r}: column {self.tokens!r} must hold a list of words, got {shown(value)}.",
                 index,
             )
-        safe = [self.read_text({self.tokens: word}, self.tokens, index) for word in value]
-        return place_words(safe, self.split or "words")
+        return self.read_texts(value, self.tokens, index)
 
     def given_words(self, row: Row) -> tuple[Word, ...]:
         """The words of a row as they were given: `words` makes them safe for a tokenizer."""
@@ -73,10 +80,10 @@ class WordTask(Task):
         words = self.words(row, 0)
         return words if value.isascii() else tuple((value[start:end], start, end) for _, start, end in words)
 
-    def encode_rows(self, rows: Sequence[Row], tokenizer: Any) -> tuple[list[Features], list[int]]:
+    def encode_rows(self, rows: Sequence[Row], tokenizer: Any) -> tuple[list[Features], list[Sequence[str]]]:
         """A feature for each window of each row, see `encode_words`, and the words of each row."""
-        words = [[word for word, _, _ in self.words(row, i)] for i, row in enumerate(rows)]
-        return encode_words(words, tokenizer, self.split or "words", self.limit(tokenizer)), [len(w) for w in words]
+        words = [self.word_forms(row, i) for i, row in enumerate(rows)]
+        return encode_words(words, tokenizer, self.split or "words", self.limit(tokenizer)), words
 
     def text_of(self, row: Row) -> str:
         """The text that the places of words are counted in."""

@@ -66,6 +66,17 @@ def test_marking_a_text_only_adds_the_symbols_and_spaces(pair):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=20, deadline=None)
+@given(texts=st.lists(pairs(), min_size=2, max_size=5))
+def test_rows_are_encoded_together_as_each_is_by_itself(family, texts):
+    task = relation(max_length=24)  # which cuts some of them
+    for feature, pair in zip(task.encode([row(*pair) for pair in texts], TOKENIZERS[family]), texts, strict=True):
+        (alone,) = task.encode([row(*pair)], TOKENIZERS[family])
+        assert feature["input_ids"] == alone["input_ids"]
+        assert feature["positions"].tolist() == alone["positions"].tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=30, deadline=None)
 @given(pair=pairs())
 def test_the_head_reads_the_symbols_of_its_spans(family, pair):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hf_mtl.tasks.spanning_tree import are_trees, best_tree
+from hf_mtl.tasks.spanning_tree import are_trees, best_tree, without_circles
 
 WORDS = st.integers(1, 6)
 FORBIDDEN = -np.inf
@@ -138,3 +138,10 @@ def test_trees_are_told_from_what_is_none_in_many_sentences_at_once(sentences):
     counts = np.array([len(heads) for heads in sentences])
     flat = np.array([head for heads in sentences for head in heads], dtype=np.int64)
     assert are_trees(flat, counts).tolist() == [not heads or is_tree(heads) for heads in sentences]
+
+
+@given(st.lists(st.integers(0, 6).flatmap(lambda n: st.lists(st.integers(0, n), min_size=n, max_size=n)), min_size=1))
+def test_circles_are_found_in_many_sentences_at_once(sentences):
+    counts = np.array([len(heads) for heads in sentences])
+    heads = np.array([head for own in sentences for head in own], dtype=np.int64)
+    assert without_circles(heads, counts).tolist() == [is_tree(own, roots=None) for own in sentences]
