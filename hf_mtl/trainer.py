@@ -21,7 +21,8 @@ from .mixing import MixingRule, Mixture, MixtureCallback, MultiTaskBatchSampler
 from .model_card import render_card, write_card
 from .modeling import MultiTaskModel
 from .tasks import Task
-from .tasks.window_values import IGNORED
+from .tasks.label_losses import total_weight
+from .training_aids import TrainingAidsMixin
 from .training_args import MultiTaskTrainingArguments
 
 __all__ = ["MultiTaskTrainer"]
@@ -38,7 +39,7 @@ _WITHOUT_EFFECT = {
 }
 
 
-class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
+class MultiTaskTrainer(TrainingAidsMixin, BalancedTrainingMixin, EvaluationMixin):
     """Trains and evaluates a `MultiTaskModel` on several data sets at once.
 
     Every batch is of one task, drawn by the mixture in `args`; an optimizer step over several accumulated batches
@@ -52,6 +53,8 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         train_dataset: task -> `datasets.Dataset` (or list of dicts) with the columns that the task names.
         eval_dataset: the same, for evaluation.
         processing_class: the tokenizer; `model.tokenizer` where it is not given.
+        teachers: task -> a trained `MultiTaskModel` that it learns from beside its labels, or the Hub id or folder of
+            one; see `args.teachers`.
         mixing_rule: your own rule in place of `args.mixing`: `(sizes, state) -> {task: weight}`, see `MixingState`.
         **kwargs: for `transformers.Trainer` (`callbacks`, `optimizers`, ...).
 
@@ -67,6 +70,7 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         eval_dataset: Mapping[str, Any] | None = None,
         processing_class: Any = None,
         mixing_rule: MixingRule | None = None,
+        teachers: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         if not isinstance(model, MultiTaskModel):
@@ -110,6 +114,7 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         model.tokenizer = prepare_tokenizer(tokenizer, model.config.text_config, model.tasks.values())
         self.args, self._tasks = args, dict(model.tasks)
         self._begin_balancing(tokenizer)  # before the data is encoded: what it lacks is said at once
+        self._begin_aids(model, tokenizer, teachers or {}, train_dataset or {})
         self._ids = {name: i for i, name in enumerate(model.tasks)}
         self._mixing_rule = mixing_rule
         self._one = torch.ones((), device=args.device)
@@ -147,7 +152,8 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
         task = part.task
         if not part.labelled:
             task.require_columns(part.rows, task.columns())
-        if task.mean_over_labels and (count := part.labels_per_feature()):
+        counted = part.labelled and (task.mean_over_labels or task.label_weights is not None)
+        if counted and (count := part.labels_per_feature()):
             self._labels_per_feature[task.name] = count
         longest = task.longest_target
         if longest is not None and (cut := part.share_of_labels(longest)) > 0.01:
@@ -219,10 +225,11 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        outputs = model(**inputs)
+        outputs = model(**(self._aided(inputs) if model.training else inputs))
         if outputs.loss is None:
             raise ValueError("The batch has no labels, so there is no loss to train on.")
         if model.training:
+            self._add_aids(outputs, inputs)
             for name, loss in outputs.task_losses.items():
                 self._task_losses[self._ids[name]] += torch.stack([loss.detach().mean(), self._one])
             self._count_labels(outputs, inputs["labels"])
@@ -235,7 +242,7 @@ class MultiTaskTrainer(BalancedTrainingMixin, EvaluationMixin):
             return
         for name in counted:
             own = labels[name] if isinstance(labels, Mapping) else labels
-            share = (own != IGNORED).sum() / self._labels_per_batch[name]
+            share = total_weight(own, self._tasks[name].label_weights) / self._labels_per_batch[name]
             outputs.task_losses[name] = outputs.task_losses[name] * share
         outputs.loss = weighted_sum(outputs.task_losses, self._tasks)
 

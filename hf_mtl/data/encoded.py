@@ -60,14 +60,20 @@ class EncodedDataset(TorchDataset):
         return counts * np.maximum.reduceat(inner, np.cumsum(counts) - counts)
 
     def labels_per_feature(self) -> float:
-        """How many labels a feature has on average, where it has several. What is not learned is none."""
+        """How much the labels of a feature count on average: how many it has, where they count the same.
+
+        What is not learned is none.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
         values = self.features.with_format("arrow")["labels"][:]
         while pa.types.is_nested(values.type):
             values = pc.list_flatten(values)
-        return pc.sum(pc.not_equal(values, IGNORED)).as_py() / len(self)
+        learned = values.filter(pc.not_equal(values, IGNORED))
+        if (weights := self.task.label_weights) is None:
+            return len(learned) / len(self)
+        return float(np.asarray(weights)[learned.to_numpy()].sum()) / len(self)
 
     def share_of_labels(self, number: int) -> float:
         """The part of the features that have so many labels or more."""

@@ -90,7 +90,7 @@ class Recipe:
             sharing=read_sharing(values.get("adapters")),
             mixing=read_mixing(values.get("mixing"), tasks),
             balancing=read_balancing(values.get("balancing")),
-            training=read_training(values.get("training")),
+            training=read_training(values.get("training"), tasks, path.parent),
             card=read_card(values.get("card"), tasks),
             text=text,
             source=path,

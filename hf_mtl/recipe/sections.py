@@ -35,6 +35,8 @@ MIXING = {
 _BY_TASK = {"weights": float | str, "references": float, "batch_sizes": int}
 # Fields of section `adapters` that are not of the peft config -> type.
 SHARING = {"sharing": str, "sharing_options": dict, "first_layer": int, "train_backbone": bool}
+# Keys of `training:` that may hold a value a task.
+_BY_TASK_OR_NUMBER = {"teachers": str, "r_drop": float}
 ADAPTERS = ("lora",)
 CARD = ("license", "language", "tags", "datasets")
 # Said on the command line, where they change from run to run.
@@ -44,6 +46,11 @@ _NOT_TRAINING = {"output_dir", "resume_from_checkpoint", *MIXING.values(), "bala
 def read_backbone(value: Any, folder: Path) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"backbone must be a Hub id or a folder, got {value!r:.60}.")
+    return _beside(value, folder)
+
+
+def _beside(value: str, folder: Path) -> str:
+    """A folder beside the recipe where there is such a one; else a folder, or Hub id, as it is."""
     beside = folder / Path(value).expanduser()
     return str(beside) if beside.is_dir() else value
 
@@ -145,7 +152,7 @@ def read_balancing(value: Any) -> dict[str, Any]:
     return {"balancing": method, "balancing_options": options or None}
 
 
-def read_training(value: Any) -> dict[str, Any]:
+def read_training(value: Any, tasks: Iterable[str] = (), folder: Path = Path()) -> dict[str, Any]:
     given = mapping(value, "training")
     for key, argument in MIXING.items():
         if argument in given:
@@ -161,4 +168,10 @@ def read_training(value: Any) -> dict[str, Any]:
     known = [f.name for f in dataclasses.fields(MultiTaskTrainingArguments) if f.name not in _NOT_TRAINING]
     check_keys(given, known, "training")
     hints = get_type_hints(MultiTaskTrainingArguments)
+    for key in [key for key in _BY_TASK_OR_NUMBER if isinstance(given.get(key), Mapping)]:
+        check_keys(given[key], tasks, f"training.{key}")
+        kind = _BY_TASK_OR_NUMBER[key]
+        given[key] = {task: fit(v, kind, f"training.{key}.{task}") for task, v in given[key].items()}
+    if isinstance(given.get("teachers"), Mapping):
+        given["teachers"] = {task: _beside(where, folder) for task, where in given["teachers"].items()}
     return {key: fit(v, hints[key], f"training.{key}") for key, v in given.items()}

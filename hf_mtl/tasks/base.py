@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from ..nearest import nearest
 from .inputs import InputReader, Row, RowError, shown
 from .plain import PlainHead
 from .training_rows import training_rows
+
+if TYPE_CHECKING:
+    from .soft_outputs import SoftReader
 
 __all__ = ["Row", "RowError", "Task", "TaskOutput", "shown"]
 
@@ -87,7 +90,9 @@ class Task(InputReader):
     # Fields that say how a trained model answers: a recipe may set them anew for an evaluation.
     of_answering: ClassVar[frozenset[str]] = frozenset()
     # Fields that change nothing of the features.
-    not_in_features: ClassVar[frozenset[str]] = frozenset({"weight", "layer", "dropout"})
+    not_in_features: ClassVar[frozenset[str]] = frozenset(
+        {"weight", "layer", "dropout", "label_smoothing", "class_weights"}
+    )
     # Fields that change nothing of the features of rows without labels.
     not_encoded: ClassVar[frozenset[str]] = frozenset({"name"}) | not_in_features
 
@@ -238,6 +243,11 @@ class Task(InputReader):
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, tuple)}
 
+    @property
+    def label_weights(self) -> Sequence[float] | None:
+        """What each label counts in the mean that the loss of a batch is, by its index; None: each the same."""
+        return None
+
     def number_of_labels(self, tokenizer: Any) -> int:
         """Among how many answers the loss chooses at a time: a guess at random loses the logarithm of it."""
         known = [values for values in self.labels_of_head().values() if values and isinstance(values[0], str)]
@@ -246,6 +256,26 @@ class Task(InputReader):
     def build_head(self, backbone: Any) -> nn.Module:
         """The head for a backbone with this config: `forward(hidden, mask, labels=None) -> TaskOutput`."""
         raise NotImplementedError
+
+    def soft_outputs(self) -> "SoftReader":
+        """How the head's logits are read as distributions over answers, of which two are compared: a teacher's and
+        this task's, or those of two passes.
+
+        Raises:
+            ValueError: the task's loss is over no such distributions; says why.
+        """
+        raise self.not_soft("its loss is not over labels, positions or numbers of single items")
+
+    def not_soft(self, reason: str) -> ValueError:
+        """The error that says why `soft_outputs` gives nothing."""
+        return ValueError(
+            f"Task {self.name!r} ({self.type}) can have neither a teacher nor r_drop: {reason}. Leave it out of "
+            "teachers and r_drop."
+        )
+
+    def in_own_unit(self, logits: torch.Tensor, other: "Task") -> torch.Tensor:
+        """Logits of another task of this type as this one's would be, where they hang on more than label names."""
+        return logits
 
     def plain_head(self, head: nn.Module) -> PlainHead:
         """The head in the form of transformers' own class for such tasks; `head` has the weights.

@@ -15,6 +15,7 @@ from ..backbone import width_of
 from .base import Features, Row, TaskOutput
 from .labels import check_labels, label_id, label_index, label_names, learned_names
 from .registry import register_task
+from .soft_outputs import OneLabel, SoftOutputs, SoftReader
 from .softmax import softmax
 from .token_classification import TokenClassification
 
@@ -33,6 +34,8 @@ class IntentSlots(TokenClassification):
 
     Args:
         intents: the names of the intents, in the order of their logits; learned by `from_dataset`.
+        label_smoothing: of intents and tags.
+        class_weights: of tags, as for `WeightedLabels`.
     """
 
     intent: str = "intent"
@@ -68,6 +71,11 @@ class IntentSlots(TokenClassification):
                 feature["labels"] = [gold[feature["row"]], *feature["labels"]]
         return features
 
+    @property
+    def label_weights(self) -> None:
+        """None: the first label of a row is its intent, and the weights are those of tags."""
+        return None
+
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         return super().stack_labels(labels, length + 1)
 
@@ -78,7 +86,18 @@ class IntentSlots(TokenClassification):
 
     def build_head(self, backbone: Any) -> nn.Module:
         intents = len(self.known("intents", self.intents))
-        return IntentSlotClassifier(super().build_head(backbone), width_of(backbone), intents, self.dropout)
+        return IntentSlotClassifier(
+            super().build_head(backbone), width_of(backbone), intents, self.dropout, self.label_smoothing
+        )
+
+    def soft_outputs(self) -> SoftReader:
+        tags, count = super().soft_outputs(), len(self.known("labels", self.labels))
+
+        def read(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> list[SoftOutputs]:
+            whole = logits[..., count:].float().sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+            return [*tags(logits[..., :count], labels[:, 1:], mask), OneLabel(whole)]
+
+        return read
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
@@ -119,8 +138,9 @@ class IntentSlotClassifier(nn.Module):
     each word, and a row that was read in several windows is the mean over all of its words.
     """
 
-    def __init__(self, tagger: nn.Module, width: int, intents: int, dropout: float):
+    def __init__(self, tagger: nn.Module, width: int, intents: int, dropout: float, smoothing: float = 0.0):
         super().__init__()
+        self.smoothing = smoothing
         self.tagger = tagger
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, intents)
@@ -137,4 +157,5 @@ class IntentSlotClassifier(nn.Module):
         if labels is None:
             return TaskOutput(None, logits)
         whole = parts.float().sum(1) / real.sum(1).clamp(min=1)
-        return TaskOutput(slots.loss + F.cross_entropy(whole, labels[:, 0]), logits)
+        intent = F.cross_entropy(whole, labels[:, 0], label_smoothing=self.smoothing)
+        return TaskOutput(slots.loss + intent, logits)

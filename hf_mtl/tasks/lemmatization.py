@@ -15,9 +15,11 @@ from .base import Features, Row, RowError, shown
 from .edit_scripts import IDENTITY, apply_script, edit_script, is_script, letters_needed
 from .labels import check_labels, label_index
 from .registry import register_task
+from .soft_outputs import SoftReader, labels_of_words
 from .softmax import softmax
 from .token_classification import TokenClassifier
-from .window_values import IGNORED, by_row, label_windows, stack_windows, words_of_windows
+from .weighted_labels import SmoothedLabels
+from .window_values import IGNORED, by_row, label_windows, mean_cross_entropy, stack_windows, words_of_windows
 from .word_tasks import WordTask
 
 __all__ = ["Lemmatization"]
@@ -25,7 +27,7 @@ __all__ = ["Lemmatization"]
 
 @register_task("lemmatization")
 @dataclass(frozen=True, kw_only=True)
-class Lemmatization(WordTask):
+class Lemmatization(SmoothedLabels, WordTask):
     """The lemma of each word: of the edit scripts of the training data, the best one that fits the word.
 
     Columns: `tokens` (a list of words), `lemmas` (as many strings).
@@ -35,6 +37,7 @@ class Lemmatization(WordTask):
         labels: the edit scripts (see `edit_script`), the commonest first; learned by `from_dataset`.
         min_count: scripts that the training data has less often are no labels. Their words train nothing, and at
             evaluation count as what they are: wrong.
+        label_smoothing: as for `SmoothedLabels`.
     """
 
     lemmas: str = "lemmas"
@@ -96,7 +99,11 @@ class Lemmatization(WordTask):
         return [list(row[self.lemmas]) for row in rows]
 
     def build_head(self, backbone: Any) -> nn.Module:
-        return TokenClassifier(width_of(backbone), len(self.known("labels", self.labels)), self.dropout)
+        loss = self.label_loss(mean_cross_entropy)
+        return TokenClassifier(width_of(backbone), len(self.known("labels", self.labels)), self.dropout, loss)
+
+    def soft_outputs(self) -> SoftReader:
+        return labels_of_words
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]

@@ -13,9 +13,12 @@ from typing_extensions import Self
 
 from ..backbone import width_of
 from .base import Features, Row, RowError, TaskOutput, shown
+from .label_losses import Loss
 from .labels import check_labels, label_index
 from .registry import register_task
+from .soft_outputs import SoftReader, labels_of_words
 from .softmax import softmax
+from .weighted_labels import SmoothedLabels
 from .window_values import IGNORED, by_row, label_windows, mean_cross_entropy, stack_windows, words_of_windows
 from .word_tasks import WordTask
 
@@ -26,7 +29,7 @@ NONE = "_"
 
 @register_task("morphological-tagging")
 @dataclass(frozen=True, kw_only=True)
-class MorphologicalTagging(WordTask):
+class MorphologicalTagging(SmoothedLabels, WordTask):
     """The features of each word as CoNLL-U writes them, `Case=Nom|Number=Sing`, `_` for none.
 
     A word has one of the feature strings of the training data. The score of a string is its own and those of its
@@ -39,6 +42,7 @@ class MorphologicalTagging(WordTask):
 
     Args:
         labels: the strings; learned by `from_dataset`.
+        label_smoothing: as for `SmoothedLabels`.
     """
 
     feats: str = "feats"
@@ -98,7 +102,11 @@ class MorphologicalTagging(WordTask):
         return [self._row_strings(row, i) for i, row in enumerate(rows)]
 
     def build_head(self, backbone: Any) -> nn.Module:
-        return MorphologicalTagger(width_of(backbone), self.known("labels", self.labels), self.dropout)
+        loss = self.label_loss(mean_cross_entropy)
+        return MorphologicalTagger(width_of(backbone), self.known("labels", self.labels), self.dropout, loss)
+
+    def soft_outputs(self) -> SoftReader:
+        return labels_of_words
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]
@@ -168,8 +176,9 @@ def _pair_f1(predictions: Sequence[Sequence[str]], references: Sequence[Sequence
 class MorphologicalTagger(nn.Module):
     """Dropout -> linear: a score for each string and for each value of a feature, of which a string has several."""
 
-    def __init__(self, width: int, labels: Sequence[str], dropout: float):
+    def __init__(self, width: int, labels: Sequence[str], dropout: float, loss: Loss = mean_cross_entropy):
         super().__init__()
+        self.loss = loss
         values = {pair: i for i, pair in enumerate(sorted({pair for label in labels for pair in _pairs(label)}))}
         self.strings = len(labels)
         # A table in numpy, not a buffer: one that is not saved is lost where a model is filled from a file.
@@ -186,4 +195,4 @@ class MorphologicalTagger(nn.Module):
         logits = own + parts @ torch.as_tensor(self.table, device=parts.device)
         if labels is None:
             return TaskOutput(None, logits)
-        return TaskOutput(mean_cross_entropy(logits, labels), logits)
+        return TaskOutput(self.loss(logits, labels), logits)

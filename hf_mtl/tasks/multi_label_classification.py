@@ -16,14 +16,16 @@ from .base import Features, Row, RowError, shown
 from .labels import declared_names, label_id, label_index, label_names, sorted_names
 from .pooled import PooledLabelTask
 from .registry import register_task
+from .soft_outputs import SoftReader, YesNo
 from .thresholds import best_f1_threshold
+from .weighted_labels import WeightedLabels
 
 __all__ = ["MultiLabelClassification"]
 
 
 @register_task("multi-label-classification")
 @dataclass(frozen=True, kw_only=True)
-class MultiLabelClassification(PooledLabelTask):
+class MultiLabelClassification(WeightedLabels, PooledLabelTask):
     """The labels, none, one or many, of a text or a pair, each decided by itself: sigmoid and binary cross entropy.
 
     Columns: `text`, `text_pair` (for pairs), `label` (a list of strings, of integers or of a `ClassLabel`; an empty
@@ -35,6 +37,9 @@ class MultiLabelClassification(PooledLabelTask):
         labels: the label names, in the order of the logits; learned by `from_dataset`.
         threshold: labels whose score is above it are answered; `tune` chooses it.
         pooling: `mean`, `first`, `last`, or `auto`: the last token on a causal backbone, the mean elsewhere.
+        label_smoothing: the targets are half of it above 0 and below 1.
+        class_weights: label -> what its rows count beside those that it does not hold for (PyTorch's `pos_weight`), 1
+            where it is left out; or `balanced`: both count the same together.
     """
 
     label: str = "labels"
@@ -53,7 +58,7 @@ class MultiLabelClassification(PooledLabelTask):
     def learn(self, dataset: Any) -> Self:
         self.require_columns(dataset, self.columns())
         if self.labels is not None:
-            return self
+            return self.balanced(dataset, self.label, each_by_itself=True)
         labels = declared_names(dataset, self.label)
         if labels is None:
             values = list(dataset[self.label])
@@ -65,7 +70,7 @@ class MultiLabelClassification(PooledLabelTask):
                 raise ValueError(
                     f"Task {self.name!r}: column {self.label!r} holds empty lists alone: there are no labels to learn."
                 )
-        return replace(self, labels=labels)
+        return replace(self, labels=labels).balanced(dataset, self.label, each_by_itself=True)
 
     def encode_label(self, value: Any, index: int) -> list[bool]:
         if fault := self._fault(value):
@@ -92,11 +97,20 @@ class MultiLabelClassification(PooledLabelTask):
     def references(self, rows: Sequence[Row]) -> list[list[str]]:
         return [label_names(row[self.label], self.labels) for row in rows]
 
+    @property
+    def label_weights(self) -> None:
+        """None: `class_weights` are of labels that hold, and a batch's mean is over all rows and labels."""
+        return None
+
     def number_of_labels(self, tokenizer: Any) -> int:
         return 2  # each label by itself: yes or no
 
     def build_head(self, backbone: Any) -> nn.Module:
-        return self.pooled_head(backbone, len(self.known_labels()), F.binary_cross_entropy_with_logits)
+        loss = self.binary_loss(F.binary_cross_entropy_with_logits)
+        return self.pooled_head(backbone, len(self.known_labels()), loss)
+
+    def soft_outputs(self) -> SoftReader:
+        return lambda logits, labels, mask: [YesNo(logits)]
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]

@@ -7,23 +7,25 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..backbone import is_causal, width_of
 from .base import Features, Row, RowError, Task, TaskOutput, shown
+from .label_losses import choice_loss
 from .plain import PlainHead
 from .pooling import POOLINGS, pool, resolve_pooling
 from .registry import register_task
+from .soft_outputs import SoftReader, labels_of_rows
 from .softmax import softmax
 from .texts import tokenize_texts
+from .weighted_labels import SmoothedLabels
 
 __all__ = ["MultipleChoice"]
 
 
 @register_task("multiple-choice")
 @dataclass(frozen=True, kw_only=True)
-class MultipleChoice(Task):
+class MultipleChoice(SmoothedLabels):
     """The right one of some choices, as many as each row has.
 
     Columns: `question`, `choices` (a list of two or more texts), `context` (where there is one), `label` (the index
@@ -34,6 +36,7 @@ class MultipleChoice(Task):
     Args:
         context: the column of a text that the question is about; None: there is none.
         pooling: `mean`, `first`, `last`, or `auto`: the last token on a causal backbone, the mean elsewhere.
+        label_smoothing: what share of the target is spread evenly over a row's choices.
     """
 
     question: str = "question"
@@ -109,7 +112,11 @@ class MultipleChoice(Task):
         return [_index(row[self.label]) for row in rows]
 
     def build_head(self, backbone: Any) -> nn.Module:
-        return ChoiceScorer(width_of(backbone), resolve_pooling(self.pooling, is_causal(backbone)), self.dropout)
+        how = resolve_pooling(self.pooling, is_causal(backbone))
+        return ChoiceScorer(width_of(backbone), how, self.dropout, self.label_smoothing)
+
+    def soft_outputs(self) -> SoftReader:
+        return labels_of_rows
 
     def plain_head(self, head: nn.Module) -> PlainHead:
         scorer: Any = head
@@ -153,8 +160,9 @@ def _are_choices(value: Any) -> bool:
 class ChoiceScorer(nn.Module):
     """Pooled hidden states of each choice -> dropout -> one number each, in the dtype of its own weights."""
 
-    def __init__(self, width: int, pooling: str, dropout: float):
+    def __init__(self, width: int, pooling: str, dropout: float, smoothing: float = 0.0):
         super().__init__()
+        self.smoothing = smoothing
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.scorer = nn.Linear(width, 1, bias=False)  # the softmax over the choices would not see one
@@ -166,5 +174,8 @@ class ChoiceScorer(nn.Module):
         """
         vectors = pool(hidden.to(self.scorer.weight.dtype).flatten(0, 1), mask.flatten(0, 1), self.pooling)
         logits = self.scorer(self.dropout(vectors)).squeeze(-1).unflatten(0, mask.shape[:2])
-        logits = logits.masked_fill(~mask.any(-1), torch.finfo(logits.dtype).min)
-        return TaskOutput(None if labels is None else F.cross_entropy(logits.float(), labels), logits)
+        real = mask.any(-1)
+        logits = logits.masked_fill(~real, torch.finfo(logits.dtype).min)
+        if labels is None:
+            return TaskOutput(None, logits)
+        return TaskOutput(choice_loss(logits.float(), labels, real, self.smoothing), logits)

@@ -22,6 +22,7 @@ from .gold_answers import gold_answers, label_windows, locate_gold
 from .plain import PlainHead
 from .pooling import POOLINGS, pool, resolve_pooling
 from .registry import register_task
+from .soft_outputs import OneLabel, SoftOutputs, SoftReader
 from .softmax import softmax
 from .thresholds import best_threshold
 
@@ -160,6 +161,9 @@ class QuestionAnswering(Task):
             how = resolve_pooling(how, True) if is_causal(backbone) else "first"
         return SpanReader(width_of(backbone), how if self.separate_null else None, self.dropout)
 
+    def soft_outputs(self) -> SoftReader:
+        return _ends
+
     def plain_head(self, head: nn.Module) -> PlainHead:
         """Where there always is an answer, the first token's logits are others, from which no answer is read."""
         if self.separate_null and self.allow_no_answer is not False:
@@ -230,6 +234,12 @@ class QuestionAnswering(Task):
 
 def _prediction(answer: str, start: int, end: int, score: float, null_score: float) -> dict[str, Any]:
     return {"answer": answer, "score": score, "start": start, "end": end, "null_score": null_score}
+
+
+def _ends(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> list[SoftOutputs]:
+    """Begin and end of each row, each one of its positions."""
+    scores = logits.float().masked_fill(~mask.bool()[..., None], torch.finfo(torch.float32).min)
+    return [OneLabel(scores.transpose(1, 2).flatten(0, 1))]
 
 
 class SpanReader(nn.Module):

@@ -16,6 +16,7 @@ from .labels import declared_names
 from .plain import PlainHead
 from .pooled import PooledTask
 from .registry import register_task
+from .soft_outputs import Numbers, SoftReader
 
 __all__ = ["Regression", "SentenceSimilarity"]
 
@@ -115,6 +116,13 @@ class Regression(PooledTask):
     def build_head(self, backbone: Any) -> nn.Module:
         self.known_range()
         return self.pooled_head(backbone, 1, F.mse_loss)
+
+    def soft_outputs(self) -> SoftReader:
+        return lambda logits, labels, mask: [Numbers(logits)]
+
+    def in_own_unit(self, logits: torch.Tensor, other: Any) -> torch.Tensor:
+        (low, high), (others_low, others_high) = self.known_range(), other.known_range()
+        return (others_low + (others_high - others_low) * logits.float() - low) / (high - low)
 
     def plain_head(self, head: nn.Module) -> PlainHead:
         """Its number is in the unit of the data, as answers are, and is not kept inside `low` to `high`."""

@@ -17,7 +17,10 @@ from .labels import check_labels, label_id, label_index, label_names, learned_na
 from .marked_pairs import PairText, encode_marked, encode_plain
 from .registry import register_task
 from .relation_head import MarkerVectors, PooledVectors, RelationHead
+from .soft_outputs import OneLabel, SoftReader
 from .softmax import softmax
+from .weighted_labels import WeightedLabels
+from .window_values import mean_cross_entropy
 from .word_tasks import WordTask
 from .words import gap_between
 
@@ -33,7 +36,7 @@ _NO_RELATION = ("no_relation", "na", "none", "other")
 
 @register_task("relation-extraction")
 @dataclass(frozen=True, kw_only=True)
-class RelationExtraction(WordTask):
+class RelationExtraction(WeightedLabels, WordTask):
     """One label for a pair of spans in a text.
 
     Columns: `tokens` (a list of words, or a text), `head` and `tail` (`[start, end]`, the end exclusive: WORDS where
@@ -57,6 +60,7 @@ class RelationExtraction(WordTask):
             follows the second paper's comparison of such heads; no figure of our own stands behind it yet.
         split: how given words are joined: `characters` by nothing, others by a space. Learned: `characters` where
             every token of the training data is one character.
+        label_smoothing, class_weights: as for `WeightedLabels`.
     """
 
     head: str = "head"
@@ -98,7 +102,8 @@ class RelationExtraction(WordTask):
     def learn(self, dataset: Any) -> Self:
         self.require_columns(dataset, self.columns())
         labels = self.labels or learned_names(self.name, dataset, self.label)
-        return replace(self, labels=labels, split=self.learned_split(dataset))
+        learned = replace(self, labels=labels, split=self.learned_split(dataset))
+        return learned.balanced(dataset, self.label)
 
     # ------------------------------------------------------------------ rows
 
@@ -187,7 +192,11 @@ class RelationExtraction(WordTask):
     def build_head(self, backbone: Any) -> nn.Module:
         causal = is_causal(backbone)
         vectors = MarkerVectors(causal) if self.spans == "markers" else PooledVectors(causal)
-        return RelationHead(vectors, width_of(backbone), len(self.known_labels()), self.dropout)
+        loss = self.label_loss(mean_cross_entropy)
+        return RelationHead(vectors, width_of(backbone), len(self.known_labels()), self.dropout, loss)
+
+    def soft_outputs(self) -> SoftReader:
+        return lambda logits, labels, mask: [OneLabel(logits.squeeze(1))]
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from .base import TaskOutput
+from .label_losses import Loss
 from .window_values import mean_cross_entropy
 
 __all__ = ["MarkerVectors", "PooledVectors", "RelationHead"]
@@ -12,8 +13,16 @@ __all__ = ["MarkerVectors", "PooledVectors", "RelationHead"]
 class RelationHead(nn.Module):
     """Vectors of the pair -> dropout -> linear, in the dtype of its own weights."""
 
-    def __init__(self, vectors: "MarkerVectors | PooledVectors", width: int, labels: int, dropout: float):
+    def __init__(
+        self,
+        vectors: "MarkerVectors | PooledVectors",
+        width: int,
+        labels: int,
+        dropout: float,
+        loss: Loss = mean_cross_entropy,
+    ):
         super().__init__()
+        self.loss = loss
         self.vectors = vectors
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width * vectors.count, labels)
@@ -24,7 +33,7 @@ class RelationHead(nn.Module):
         logits = self.classifier(self.dropout(pair)).unsqueeze(1)
         if labels is None:
             return TaskOutput(None, logits)
-        return TaskOutput(mean_cross_entropy(logits.squeeze(1), labels), logits)
+        return TaskOutput(self.loss(logits.squeeze(1), labels), logits)
 
 
 class MarkerVectors(nn.Module):

@@ -15,6 +15,7 @@ from .base import Features, Row, RowError, shown
 from .labels import label_id, label_index, sorted_names
 from .pooled import PooledLabelTask
 from .registry import register_task
+from .soft_outputs import SoftReader, labels_of_rows
 from .softmax import softmax
 
 __all__ = ["SoftLabelClassification"]
@@ -111,6 +112,9 @@ class SoftLabelClassification(PooledLabelTask):
 
     def build_head(self, backbone: Any) -> nn.Module:
         return self.pooled_head(backbone, len(self.known_labels()), F.cross_entropy)
+
+    def soft_outputs(self) -> SoftReader:
+        return labels_of_rows
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]

@@ -14,14 +14,16 @@ from .base import Features, Row
 from .labels import label_id, label_index, label_names, learned_names
 from .pooled import PooledLabelTask
 from .registry import register_task
+from .soft_outputs import SoftReader, labels_of_rows
 from .softmax import softmax
+from .weighted_labels import WeightedLabels
 
 __all__ = ["TextClassification"]
 
 
 @register_task("text-classification")
 @dataclass(frozen=True, kw_only=True)
-class TextClassification(PooledLabelTask):
+class TextClassification(WeightedLabels, PooledLabelTask):
     """One label for a text or a pair.
 
     Columns: `text`, `text_pair` (for pairs), `label` (a string, an integer, or a `ClassLabel`). An integer is an
@@ -31,6 +33,7 @@ class TextClassification(PooledLabelTask):
     Args:
         labels: the label names, in the order of the logits; learned by `from_dataset`.
         pooling: `mean`, `first`, `last`, or `auto`: the last token on a causal backbone, the mean elsewhere.
+        label_smoothing, class_weights: as for `WeightedLabels`.
     """
 
     main_metric = "accuracy"
@@ -38,8 +41,8 @@ class TextClassification(PooledLabelTask):
     def learn(self, dataset: Any) -> Self:
         self.require_columns(dataset, self.columns())
         if self.labels is not None:
-            return self
-        return replace(self, labels=learned_names(self.name, dataset, self.label))
+            return self.balanced(dataset, self.label)
+        return replace(self, labels=learned_names(self.name, dataset, self.label)).balanced(dataset, self.label)
 
     def encode_label(self, value: Any, index: int) -> int:
         return label_id(self.name, value, label_index(self.known_labels()), index)
@@ -48,7 +51,10 @@ class TextClassification(PooledLabelTask):
         return label_names([row[self.label] for row in rows], self.labels)
 
     def build_head(self, backbone: Any) -> nn.Module:
-        return self.pooled_head(backbone, len(self.known_labels()), F.cross_entropy)
+        return self.pooled_head(backbone, len(self.known_labels()), self.label_loss(F.cross_entropy))
+
+    def soft_outputs(self) -> SoftReader:
+        return labels_of_rows
 
     def decode(
         self, logits: Sequence[np.ndarray], features: Sequence[Features], rows: Sequence[Row]

@@ -16,10 +16,13 @@ from ..backbone import width_of
 from .base import Features, Row, TaskOutput
 from .bio import has_end_tags, is_bio, legal_moves, names_scheme, spans
 from .crf import LinearChainCRF
+from .label_losses import Loss
 from .labels import check_labels, declared_names, label_ids, label_index, label_lists, label_names, sorted_names
 from .plain import PlainHead
 from .registry import register_task
+from .soft_outputs import SoftReader, labels_of_words
 from .tagging import tag_words
+from .weighted_labels import WeightedLabels
 from .window_values import by_row, label_windows, mean_cross_entropy, stack_windows
 from .word_tasks import WordTask
 
@@ -31,7 +34,7 @@ _is_bio = lru_cache(maxsize=256)(is_bio)
 
 @register_task("token-classification")
 @dataclass(frozen=True, kw_only=True)
-class TokenClassification(WordTask):
+class TokenClassification(WeightedLabels, WordTask):
     """A tag for each word, read off its first subword. Long rows are read in windows, and no word is lost.
 
     Columns: `tokens` (a list of words, or of characters), `tags` (as many; strings, or a sequence of
@@ -46,6 +49,7 @@ class TokenClassification(WordTask):
         scheme: how BIO tags begin a span: `bio`: by `B-x` alone; `iob1`: by `I-x`, and by `B-x` right behind
             another of its type. Learned; None, never learned, is as `bio`.
         crf: whether a linear-chain CRF scores the tags of a row together. Of BIO tags it allows the legal moves alone.
+        label_smoothing, class_weights: as for `WeightedLabels`; not with a CRF.
     """
 
     tags: str = "tags"
@@ -61,6 +65,12 @@ class TokenClassification(WordTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("crf", self.crf, self.crf in (True, False), "true or false")
+        for field, usual in (("label_smoothing", 0), ("class_weights", None)):
+            if self.crf and getattr(self, field) != usual:
+                raise ValueError(
+                    f"Task {self.name!r}: {field}={getattr(self, field)!r:.60} has no meaning under a CRF, whose loss "
+                    "is over whole rows of tags and not over each word's. Leave one of them out."
+                )
         self._check("scheme", self.scheme, self.scheme in (None, "bio", "iob1"), "'bio' or 'iob1'")
         if self.labels is not None:
             check_labels(self.name, self.labels, least=1)
@@ -96,7 +106,8 @@ class TokenClassification(WordTask):
                 labels = tuple(sorted({*labels, *(f"I-{tag[2:]}" for tag in labels if tag.startswith("B-"))}))
         if scheme is None and _is_bio(labels):
             scheme = names_scheme(_named(moves, declared or labels))
-        return replace(self, labels=labels, split=self.learned_split(dataset), scheme=scheme)
+        learned = replace(self, labels=labels, split=self.learned_split(dataset), scheme=scheme)
+        return learned.balanced(dataset, self.tags)
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         features, words = self.encode_rows(rows, tokenizer)
@@ -117,12 +128,18 @@ class TokenClassification(WordTask):
     def build_head(self, backbone: Any) -> nn.Module:
         labels = self.known("labels", self.labels)
         if not self.crf:
-            return TokenClassifier(width_of(backbone), len(labels), self.dropout)
+            loss = self.label_loss(mean_cross_entropy)
+            return TokenClassifier(width_of(backbone), len(labels), self.dropout, loss)
         allowed = None
         if self.spans and self.scheme != "iob1":
             allowed = legal_moves(labels).copy()
             allowed[-1] = True  # a window may begin inside a span; that a row does not is seen to in decoding
         return CrfTokenClassifier(width_of(backbone), len(labels), self.dropout, allowed)
+
+    def soft_outputs(self) -> SoftReader:
+        if self.crf:
+            raise self.not_soft("its loss is over whole rows of tags (crf=True), and not over each word's")
+        return labels_of_words
 
     def plain_head(self, head: nn.Module) -> PlainHead:
         if self.crf:
@@ -185,8 +202,9 @@ def _named(moves: Mapping[tuple[Any, Any], int], labels: tuple[str, ...]) -> dic
 class TokenClassifier(nn.Module):
     """Dropout -> linear on every word, in the dtype of its own weights."""
 
-    def __init__(self, width: int, labels: int, dropout: float):
+    def __init__(self, width: int, labels: int, dropout: float, loss: Loss = mean_cross_entropy):
         super().__init__()
+        self.loss = loss
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, labels)
 
@@ -195,7 +213,7 @@ class TokenClassifier(nn.Module):
         logits = self.classifier(self.dropout(hidden.to(self.classifier.weight.dtype)))
         if labels is None:
             return TaskOutput(None, logits)
-        return TaskOutput(mean_cross_entropy(logits, labels), logits)
+        return TaskOutput(self.loss(logits, labels), logits)
 
 
 class CrfTokenClassifier(TokenClassifier):
