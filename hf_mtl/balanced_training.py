@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class BalancedTrainingMixin(Trainer):
     args: MultiTaskTrainingArguments
     _tasks: dict[str, Task]
     _balancing: Balancing | None
+    _losses_are_finite: Callable[[], bool]
 
     def _begin_balancing(self, tokenizer: Any) -> None:
         """The method in its first state."""
@@ -76,7 +77,11 @@ class BalancedTrainingMixin(Trainer):
                 self._backpropagate(outputs.task_losses, method)
         self._micro_losses += [(name, value.detach()) for name, value in outputs.task_losses.items()]
         if self.accelerator.sync_gradients:
-            self._end_step(method)
+            if self._losses_are_finite():
+                self._end_step(method)
+            else:  # the guard stops or leaves the step out: the method's state knows nothing of it
+                method.step += 1
+                self._rows, self._micro_losses = None, []
         return loss.detach() / self.current_gradient_accumulation_steps
 
     def _trained(self) -> list[torch.nn.Parameter]:

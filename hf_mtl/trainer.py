@@ -15,7 +15,9 @@ from .balanced_training import BalancedTrainingMixin
 from .data import MultiTaskCollator, MultiTaskDataset
 from .data.encoded import EncodedDataset
 from .data.mixed import SharedRows
+from .disk import check_writable
 from .evaluation import EvaluationMixin
+from .failures import NonFiniteMixin, ResourcesMixin
 from .forwarding import weighted_sum
 from .mixing import MixingRule, Mixture, MixtureCallback, MultiTaskBatchSampler
 from .model_card import render_card, write_card
@@ -39,7 +41,7 @@ _WITHOUT_EFFECT = {
 }
 
 
-class MultiTaskTrainer(TrainingAidsMixin, BalancedTrainingMixin, EvaluationMixin):
+class MultiTaskTrainer(ResourcesMixin, NonFiniteMixin, TrainingAidsMixin, BalancedTrainingMixin, EvaluationMixin):
     """Trains and evaluates a `MultiTaskModel` on several data sets at once.
 
     Every batch is of one task, drawn by the mixture in `args`; an optimizer step over several accumulated batches
@@ -93,6 +95,7 @@ class MultiTaskTrainer(TrainingAidsMixin, BalancedTrainingMixin, EvaluationMixin
                 "losses, but a trainer moves it as a whole. Leave device_map out; for several devices start "
                 "it by `accelerate launch`."
             )
+        check_writable("output_dir", args.output_dir or ".")
         if args.freeze_layers is not None:
             model.freeze_layers(args.freeze_layers)
         if not args.save_backbone and model.config.adapters is None:
@@ -135,6 +138,7 @@ class MultiTaskTrainer(TrainingAidsMixin, BalancedTrainingMixin, EvaluationMixin
             processing_class=tokenizer,
             **kwargs,
         )
+        self._begin_guard()
         self.add_callback(MixtureCallback(lambda: self._sampler, self._metrics_of_units, self.log))
         # The mean over a task's own items is taken in its head. A count over the step's micro-batches, which
         # transformers would divide by, adds up tokens, spans and rows.
@@ -231,7 +235,10 @@ class MultiTaskTrainer(TrainingAidsMixin, BalancedTrainingMixin, EvaluationMixin
         if model.training:
             self._add_aids(outputs, inputs)
             for name, loss in outputs.task_losses.items():
-                self._task_losses[self._ids[name]] += torch.stack([loss.detach().mean(), self._one])
+                value = loss.detach().mean()
+                known = torch.stack([value, self._one])  # one that is not finite would hide the others in the log
+                self._task_losses[self._ids[name]] += torch.where(value.isfinite(), known, torch.zeros_like(known))
+            self._note_losses(outputs.task_losses)
             self._count_labels(outputs, inputs["labels"])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 

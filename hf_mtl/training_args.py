@@ -159,6 +159,16 @@ class MultiTaskTrainingArguments(TrainingArguments):
             "in the loss (R-Drop): a number, or task -> number."
         },
     )
+    on_nonfinite: str = field(
+        default="stop",
+        metadata={
+            "help": "What a loss or gradient that is NaN or infinite does: stop (an error that names task, step and "
+            "rows, before the weights change) or skip (the optimizer step is left out)."
+        },
+    )
+    max_skipped_steps: int = field(
+        default=10, metadata={"help": "With on_nonfinite=skip: more steps than these left out in a row stop."}
+    )
     save_backbone: bool = field(
         default=True,
         metadata={
@@ -183,11 +193,17 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if self.mixing == "adaptive" and self.eval_strategy == "no":
             raise ValueError("mixing='adaptive' learns from evaluations: set eval_strategy to 'epoch' or 'steps'.")
         self._check_batches()
+        self._check_nonfinite()
         if self.ddp_find_unused_parameters is None:
             # The heads and adapters of the tasks that a step has no rows of take no part in it.
             self.ddp_find_unused_parameters = True
         self._check_balancing()
         self._check_aids()
+
+    @property
+    def steps_in_backward(self) -> bool:
+        """Whether the optimizer changes weights inside of the backward already."""
+        return self.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO) or self.optim.endswith("_layerwise")
 
     def mixture_options(self) -> dict[str, Any]:
         """What a `Mixture` is made of."""
@@ -225,7 +241,6 @@ class MultiTaskTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"length_group={self.length_group} must be 1 (shuffled) or more batches, or None (by the task's size)."
             )
-
         gigabytes = self.cache_frozen_layers
         if gigabytes is not None and not gigabytes > 0:
             raise ValueError(f"cache_frozen_layers={gigabytes} must be more than 0 gigabytes, or None to keep nothing.")
@@ -263,6 +278,17 @@ class MultiTaskTrainingArguments(TrainingArguments):
             )
         if not 0 < self.teacher_temperature < math.inf:
             raise ValueError(f"teacher_temperature={self.teacher_temperature!r} must be a number above 0.")
+
+    def _check_nonfinite(self) -> None:
+        if self.on_nonfinite not in (known := ("stop", "skip")):
+            raise ValueError(f"Unknown on_nonfinite {self.on_nonfinite!r}. {nearest(str(self.on_nonfinite), known)}")
+        if self.max_skipped_steps < 0:
+            raise ValueError(f"max_skipped_steps={self.max_skipped_steps} must be 0 or more.")
+        if self.on_nonfinite == "skip" and self.steps_in_backward:
+            raise ValueError(
+                f"on_nonfinite='skip' takes a gradient away before the optimizer's step, and optim={self.optim!s} does "
+                "that inside of the backward: take another optimizer, or on_nonfinite='stop'."
+            )
 
     def _check_balancing(self) -> None:
         if isinstance(self.balancing_options, str):

@@ -50,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return _USAGE_ERROR
+    except (RuntimeError, ArithmeticError, MemoryError) as error:
+        if options.debug or not isinstance(error, import_module(f"{_PACKAGE}.failures").EXPLAINED):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return _USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED

@@ -49,15 +49,19 @@ class EncodedDataset(TorchDataset):
         ]
 
     def lengths(self) -> np.ndarray:
-        """`[features]` subwords of each; of several inputs, as they are when these are padded to the longest."""
+        """`[features]` subwords of each; of several inputs, as they are when these are padded to the longest.
+
+        In the smallest type that holds them: a hundred tasks of a million rows each are a hundred of these.
+        """
         import pyarrow.compute as pc
 
         column = self.features.with_format("arrow")["input_ids"][:]
-        counts = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+        counts = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         if not self.task.grouped:
-            return counts
+            return _small(counts)
+        counts = counts.astype(np.int64)
         inner = pc.list_value_length(pc.list_flatten(column)).to_numpy(zero_copy_only=False).astype(np.int64)
-        return counts * np.maximum.reduceat(inner, np.cumsum(counts) - counts)
+        return _small(counts * np.maximum.reduceat(inner, np.cumsum(counts) - counts))
 
     def labels_per_feature(self) -> float:
         """How much the labels of a feature count on average: how many it has, where they count the same.
@@ -84,5 +88,9 @@ class EncodedDataset(TorchDataset):
 
     def sorted_by_length(self) -> tuple["EncodedDataset", np.ndarray]:
         """The longest first, and the order: item i of the result is item `order[i]` of this."""
-        order = np.argsort(-self.lengths(), kind="stable")
+        order = np.argsort(-self.lengths().astype(np.int64), kind="stable")
         return EncodedDataset(self.task, self.task_id, self.rows, self.features.select(order)), order
+
+
+def _small(counts: np.ndarray) -> np.ndarray:
+    return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..disk import naming_unwritten
 from ..tasks import RowError, Task
 from .encoded import EncodedDataset
 
@@ -61,14 +62,17 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
         unlabelled,
     ]
     identity.append(_tokenizer_state(tokenizer))
-    encoded = dataset.map(
-        encode,
-        batched=True,
-        with_indices=True,
-        remove_columns=dataset.column_names,
-        new_fingerprint=Hasher.hash(identity),
-        desc=f"Encoding {task.name} ({split})",
-    )
+    cache = Path(dataset.cache_files[0]["filename"]).parent if dataset.cache_files else tempfile.gettempdir()
+    room = "Make room, or set HF_DATASETS_CACHE to a folder on another disk."
+    with naming_unwritten(f"The encoded rows of task {task.name!r}, split {split!r},", cache, room):
+        encoded = dataset.map(
+            encode,
+            batched=True,
+            with_indices=True,
+            remove_columns=dataset.column_names,
+            new_fingerprint=Hasher.hash(identity),
+            desc=f"Encoding {task.name} ({split})",
+        )
     return EncodedDataset(task, task_id, dataset, encoded)
 
 

@@ -1,6 +1,6 @@
 """Many tasks' data behind one index, those of the same inputs as one where wanted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,14 @@ class MultiTaskDataset(TorchDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
+
+    def locate(self, indices: Sequence[int]) -> Iterator[tuple[str, EncodedDataset, int]]:
+        """Whose features these are: of each the task's name, its data, and the feature's number there."""
+        for index in indices:
+            k = int(np.searchsorted(self._ends, index, side="right"))
+            unit = self._list[k]
+            for part in unit.parts if isinstance(unit, SharedRows) else [unit]:
+                yield part.task.name, part, int(index - self._ends[k] + len(unit))
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         wanted = np.asarray(indices)

@@ -185,6 +185,15 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
         """Micro-batches of this process in an epoch; the same for every process and every epoch."""
         return self.plan.draws_per_epoch * (self._micro_batches // self.world_size)
 
+    def micro_batch(self, number: int) -> list[int]:
+        """Micro-batch `number` (from 0) of the current epoch, as iterating gave or will give it to this process."""
+        place, part = divmod(number, self._micro_batches // self.world_size)
+        draws = self.plan.draws(self.epoch)
+        task = int(draws[place])
+        position = int(self.plan.starts(self.epoch)[task]) + int((draws[:place] == task).sum())
+        rows = self.streams[task].draw(position)[self.rank + part * self.world_size]
+        return (rows.astype(np.int64) + self._offsets[task]).tolist()
+
     def __iter__(self) -> Iterator[list[int]]:
         # Not a generator itself: the epoch is that of the call, however late the first batch is asked for.
         return self._iterate(self.epoch)

@@ -143,4 +143,4 @@ def compact_lengths(lengths: Sequence[int] | np.ndarray, size: int, task: str) -
             f"lengths of task {task!r} must be whole numbers of at least 0: got {array.dtype}, "
             f"the smallest {array.min()}."
         )
-    return array.astype(np.min_scalar_type(array.max()))  # two bytes a row, and numpy radix-sorts those
+    return array.astype(np.min_scalar_type(array.max()), copy=False)  # two bytes a row, and numpy radix-sorts those

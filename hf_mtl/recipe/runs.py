@@ -11,6 +11,7 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import encode_dataset
+from ..disk import check_writable
 from ..evaluation import baseline_score
 from ..model_card import write_card
 from ..modeling import MultiTaskModel
@@ -89,6 +90,7 @@ def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool 
     """
     args = recipe.training_arguments(output_dir)
     checkpoint = _checkpoint_of(output_dir, resume)
+    check_writable("output_dir", output_dir)
     with args.main_process_first(desc="loading the data"):
         data = recipe.load_data()
     tasks = recipe.build_tasks(data)
