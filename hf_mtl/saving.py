@@ -1,6 +1,7 @@
 """What a saved model consists of, on disk and on the Hub: weights, all or what learns; tokenizer, card, remote code."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from .generation import generation_values
 from .hub import PUSH_OPTIONS, push_folder
 from .model_card import render_card, write_card
 from .remote_code import write_remote_code
+from .whole_files import written_whole
 
 __all__ = ["SavingMixin"]
 
@@ -37,6 +39,7 @@ class SavingMixin(PreTrainedModel):
     ) -> None:
         """Saves weights (safetensors), config, tokenizer, and the few lines that load them by `trust_remote_code`.
 
+        In a folder that is written again each file is the old one or the new one, whenever the process is killed.
         With `push_to_hub=True` the model goes to the Hub too, as `repo_id` or else by the folder's name.
 
         Args:
@@ -56,16 +59,19 @@ class SavingMixin(PreTrainedModel):
                 "Some weights are offloaded by device_map, and cannot be saved from there. Load the model without it."
             )
         self.config.generation = generation_values(self.backbone, self.config.language_model)
-        if save_backbone if save_backbone is not None else self.save_backbone:
-            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        else:
-            self._save_without_backbone(save_directory, is_main_process, kwargs)
-        if is_main_process:
-            write_remote_code(save_directory)
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(save_directory)
-            if push_to_hub:
-                self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
+        # A distributed checkpoint is written by all processes, into the one folder that they all know.
+        alone = is_main_process and not kwargs.get("distributed_checkpoint")
+        with written_whole(save_directory) if alone else nullcontext(save_directory) as folder:
+            if save_backbone if save_backbone is not None else self.save_backbone:
+                super().save_pretrained(folder, is_main_process=is_main_process, **kwargs)
+            else:
+                self._save_without_backbone(folder, is_main_process, kwargs)
+            if is_main_process:
+                write_remote_code(folder)
+                if self.tokenizer is not None:
+                    self.tokenizer.save_pretrained(folder)
+        if is_main_process and push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
 
     def _save_without_backbone(self, folder: Any, is_main_process: bool, kwargs: dict[str, Any]) -> None:
         if self.config.adapters is None:

@@ -12,6 +12,7 @@ from accelerate.data_loader import BatchSamplerShard
 from .adapters import reads_alike
 from .backbone import prepare_tokenizer
 from .balanced_training import BalancedTrainingMixin
+from .checkpoints import CheckpointsMixin, SaveAtEpochEnd
 from .data import MultiTaskCollator, MultiTaskDataset
 from .data.encoded import EncodedDataset
 from .data.mixed import SharedRows
@@ -41,7 +42,9 @@ _WITHOUT_EFFECT = {
 }
 
 
-class MultiTaskTrainer(ResourcesMixin, NonFiniteMixin, TrainingAidsMixin, BalancedTrainingMixin, EvaluationMixin):
+class MultiTaskTrainer(
+    ResourcesMixin, NonFiniteMixin, TrainingAidsMixin, CheckpointsMixin, BalancedTrainingMixin, EvaluationMixin
+):
     """Trains and evaluates a `MultiTaskModel` on several data sets at once.
 
     Every batch is of one task, drawn by the mixture in `args`; an optimizer step over several accumulated batches
@@ -140,6 +143,7 @@ class MultiTaskTrainer(ResourcesMixin, NonFiniteMixin, TrainingAidsMixin, Balanc
         )
         self._begin_guard()
         self.add_callback(MixtureCallback(lambda: self._sampler, self._metrics_of_units, self.log))
+        self.add_callback(SaveAtEpochEnd())
         # The mean over a task's own items is taken in its head. A count over the step's micro-batches, which
         # transformers would divide by, adds up tokens, spans and rows.
         self.model_accepts_loss_kwargs = False

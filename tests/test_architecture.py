@@ -17,7 +17,17 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 # A module imports only from smaller numbers or from its own package.
 LAYERS = {
-    0: ["nearest", "backbone", "scoring", "remote_code", "hub", "frozen_outputs", "disk"],
+    0: [
+        "nearest",
+        "backbone",
+        "scoring",
+        "remote_code",
+        "hub",
+        "frozen_outputs",
+        "disk",
+        "checkpoint_files",
+        "whole_files",
+    ],
     1: ["tasks", "mixing", "balancing", "bundled"],
     2: [
         "config",
@@ -35,7 +45,7 @@ LAYERS = {
     6: ["modeling"],
     7: ["pipeline", "analysis", "teachers"],
     8: ["training_args"],
-    9: ["evaluation", "balanced_training", "training_aids", "failures"],
+    9: ["evaluation", "balanced_training", "training_aids", "failures", "checkpoints"],
     10: ["trainer"],
     11: ["auto", "recipe"],
     12: ["cli"],

@@ -43,9 +43,10 @@ class MixtureCallback(TrainerCallback):
         self._metrics = metrics
         self._log = log
         self._training = False
+        self._begun = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._training = True
+        self._training, self._begun = True, state.global_step
         sampler = self._sampler()
         sampler.restore([Evaluation(**entry) for entry in state.stateful_callbacks.get(_HISTORY, [])])
         if state.is_world_process_zero:
@@ -67,6 +68,8 @@ class MixtureCallback(TrainerCallback):
         sampler = self._sampler() if self._training else None
         if sampler is None or not sampler.plan.mixture.learns:
             return
+        if state.global_step == self._begun > 0:
+            return  # eval_on_start of a resumed run: the unbroken one has not evaluated here, or it is in the history
         scores: dict[str, float] = {}
         for unit, names in self._metrics().items():
             found = [metrics[name] for name in names if math.isfinite((metrics or {}).get(name, math.nan))]

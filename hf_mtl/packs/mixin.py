@@ -27,6 +27,7 @@ from ..hub import PUSH_OPTIONS, fetch_folder, push_folder
 from ..language_model import text_part
 from ..model_card import write_card
 from ..tasks import Task
+from ..whole_files import written_whole
 from .card import pack_card
 from .pack import ADAPTER, TaskPack
 
@@ -56,6 +57,8 @@ class PacksMixin(PreTrainedModel):
         self, name: str, folder: Source, *, model_id: str | None = None, dtype: torch.dtype | None = None
     ) -> None:
         """Writes a task as a pack: `task.json`, `head.safetensors`, `adapter/` in peft's format, and a card.
+
+        In a folder that is written again each file is the old one or the new one, whenever the process is killed.
 
         Args:
             name: the task's.
@@ -90,10 +93,11 @@ class PacksMixin(PreTrainedModel):
             head={key: value.to(dtype or value.dtype) for key, value in self.heads[name].state_dict().items()},
             card=self._card_of(name),
         )
-        pack.write(folder)
-        if settings is not None:
-            save_adapter(self._part(task), held, lora, os.path.join(folder, ADAPTER), base, dtype)
-        write_card(folder, pack_card(pack, model_id))
+        with written_whole(folder) as aside:
+            pack.write(aside)
+            if settings is not None:
+                save_adapter(self._part(task), held, lora, aside / ADAPTER, base, dtype)
+            write_card(aside, pack_card(pack, model_id))
 
     def push_task(self, name: str, repo_id: str, *, dtype: torch.dtype | None = None, **hub: Any) -> CommitInfo:
         """Uploads a task as a pack in one commit.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
+from ..checkpoint_files import SAVING, faults
 from ..data import encode_dataset
 from ..disk import check_writable
 from ..evaluation import baseline_score
@@ -82,14 +82,14 @@ def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool 
     Args:
         recipe: the recipe.
         output_dir: gets the model, its tokenizer, its card and the recipe; and checkpoints, where asked for.
-        resume: go on from the last checkpoint there.
+        resume: go on from the last complete checkpoint there.
 
     Raises:
         ValueError: the data, or anything else of the recipe, cannot be used; or checkpoints of another run are there.
         OSError: the backbone cannot be had.
     """
     args = recipe.training_arguments(output_dir)
-    checkpoint = _checkpoint_of(output_dir, resume)
+    _check_folder(Path(output_dir), resume)
     check_writable("output_dir", output_dir)
     with args.main_process_first(desc="loading the data"):
         data = recipe.load_data()
@@ -101,7 +101,7 @@ def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool 
     trainer = MultiTaskTrainer(
         model, args, train_dataset=_split(data, "train"), eval_dataset=_split(data, "validation") or None
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=resume)
     if trainer.eval_dataset is not None:
         trainer.tune()
     reports = {split: _report(trainer, model.tasks, split, data) for split in SPLITS[1:] if _split(data, split)}
@@ -173,21 +173,19 @@ def _evaluation_data(recipe: "Recipe", split: str) -> dict[str, dict[str, Any]]:
     return data
 
 
-def _checkpoint_of(output_dir: str | os.PathLike[str], resume: bool) -> str | None:
-    """The checkpoint to go on from. Runs are not mixed: a later `resume` would take whosever checkpoint is last."""
-    folder = os.fspath(output_dir)
-    last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
-    if resume and last is None:
+def _check_folder(folder: Path, resume: bool) -> None:
+    """Says at once what a folder must have, or not have. Which checkpoint it will be, the trainer finds out."""
+    found = faults(folder)
+    if found and not resume:  # runs are not mixed: a later resume would take whosever checkpoint is last
         raise ValueError(
-            f"There is no checkpoint-* in {folder!r} to resume from. "
+            f"output_dir {str(folder)!r} has checkpoints of another run, checkpoint-{max(found)} the last. Go on from "
+            "it (--resume, in Python resume=True), train into another folder, or delete them first."
+        )
+    if resume and not found and not faults(folder / SAVING):
+        raise ValueError(
+            f"There is no checkpoint-* in {str(folder)!r} to resume from. "
             "Checkpoints are kept where the recipe says so: training.save_strategy: epoch."
         )
-    if last is not None and not resume:
-        raise ValueError(
-            f"output_dir {folder!r} has checkpoints of another run, {os.path.basename(last)} the last. Go on from it "
-            "(--resume, in Python resume=True), train into another folder, or delete them first."
-        )
-    return last
 
 
 def _split(data: Data, split: str) -> dict[str, Any]:
