@@ -1,8 +1,9 @@
 """How long the mixture takes to plan an epoch and to hand out its first batch, and how much padding batches have.
 
-Run: `python benchmarks/sampler.py [--rows 10000000] [--tasks 100] [--batch_size 32] [--strategy annealed]`: seconds.
+Run: `python benchmarks/sampler.py [--rows 10000000] [--tasks 100] [--batch_size 32] [--strategy annealed]
+[--batching mixed]`: seconds.
 `python benchmarks/sampler.py --lengths FILE.json`, task -> length of each of its rows: real tokens / all tokens of an
-epoch at several sizes of length groups and under a token budget.
+epoch at several sizes of length groups and under a token budget, of batches of one task and of mixed ones.
 """
 
 import argparse
@@ -13,27 +14,38 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_mtl.mixing import MIXING_RULES, Mixture, MultiTaskBatchSampler
+from hf_mtl.mixing import MIXING_RULES, MixedBatchSampler, Mixture, MultiTaskBatchSampler, PlannedBatchSampler
 
 
 def padding(lengths: dict[str, np.ndarray], batch_size: int) -> None:
     """One line for each size of a length group: real tokens / all tokens, of rows mixed in proportion."""
     sizes = {task: len(of_rows) for task, of_rows in lengths.items()}
     together = np.concatenate(list(lengths.values()))
-    tokens = int(batch_size * np.percentile(together, 90))
-    for name, options in [
-        *((f"length_group={size}", {"length_group": size}) for size in (1, 2, 4, 8, 16, 50, 100)),
-        ("by the task's size", {}),
-        (f"length_group=50, {max(tokens, together.max())} tokens at most", {
-            "length_group": 50, "max_tokens": max(tokens, int(together.max())),
-            "batch_sizes": dict.fromkeys(sizes, 8 * batch_size),
-        }),
-    ]:  # fmt: skip
-        mixture = Mixture(strategy="proportional")
-        sampler = MultiTaskBatchSampler(sizes, batch_size=batch_size, mixture=mixture, lengths=lengths, **options)
+    tokens = max(int(batch_size * np.percentile(together, 90)), int(together.max()))
+    common = {"lengths": lengths, "mixture": Mixture(strategy="proportional")}
+
+    def shown(name: str, sampler: PlannedBatchSampler) -> None:
         batches = [together[batch] for batch in sampler]
         share = sum(of_rows.sum() for of_rows in batches) / sum(of_rows.max() * len(of_rows) for of_rows in batches)
         print(f"{name:48} {share:.3f} in {len(batches):,} batches")
+
+    for size in (1, 2, 4, 8, 16, 50, 100, None):
+        name = "by the task's size" if size is None else f"length_group={size}"
+        shown(name, MultiTaskBatchSampler(sizes, batch_size=batch_size, length_group=size, **common))
+    shown(
+        f"length_group=50, {tokens} tokens at most",
+        MultiTaskBatchSampler(sizes, batch_size=8 * batch_size, length_group=50, max_tokens=tokens, **common),
+    )
+    ends = np.cumsum(list(sizes.values()))
+    for size in (1, 2, 4, 8, 16, 50, 100, None):
+        sampler = MixedBatchSampler(sizes, batch_size=batch_size, length_group=size, **common)
+        of_batch = [len(np.unique(np.searchsorted(ends, batch, side="right"))) for batch in sampler]
+        name = f"by the shortest pass, {sampler.length_group}" if size is None else f"length_group={size}"
+        shown(f"mixed, {name}, {np.mean(of_batch):.1f} tasks a batch", sampler)
+    shown(
+        f"mixed, length_group=50, {tokens} tokens at most",
+        MixedBatchSampler(sizes, batch_size=8 * batch_size, length_group=50, max_tokens=tokens, **common),
+    )
 
 
 def main() -> None:
@@ -45,6 +57,7 @@ def main() -> None:
     parser.add_argument("--accumulation", type=int, default=4)
     parser.add_argument("--batches", type=int, default=20_000, help="micro-batches to draw after the first")
     parser.add_argument("--strategy", default="temperature", choices=[r for r in MIXING_RULES if r != "weights"])
+    parser.add_argument("--batching", default="per_task", choices=["per_task", "mixed"])
     parser.add_argument("--lengths", type=Path, help="JSON: task -> length of each of its rows")
     args = parser.parse_args()
     if args.lengths is not None:
@@ -64,7 +77,8 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     start = time.perf_counter()
-    sampler = MultiTaskBatchSampler(
+    kind = MixedBatchSampler if args.batching == "mixed" else MultiTaskBatchSampler
+    sampler = kind(
         sizes, batch_size=args.batch_size, accumulation=args.accumulation, lengths=lengths, epochs=3,
         mixture=Mixture(strategy=args.strategy),
     )  # fmt: skip

@@ -33,6 +33,7 @@ class BalancedTrainingMixin(Trainer):
     _tasks: dict[str, Task]
     _balancing: Balancing | None
     _losses_are_finite: Callable[[], bool]
+    _shares: dict[str, Any]  # task -> its part of a mixed batch; elsewhere nothing
 
     def _begin_balancing(self, tokenizer: Any) -> None:
         """The method in its first state."""
@@ -43,6 +44,8 @@ class BalancedTrainingMixin(Trainer):
         options: Any = args.balancing_options
         self._balancing = make_balancing(args.balancing, list(self._tasks), options, seed=args.seed, labels=labels)
         self._micro_losses: list[tuple[str, Tensor]] = []
+        self._micro_shares: list[Any] = []
+        self._shares = {}
         self._rows: GradientRows | None = None
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -76,12 +79,13 @@ class BalancedTrainingMixin(Trainer):
             else:
                 self._backpropagate(outputs.task_losses, method)
         self._micro_losses += [(name, value.detach()) for name, value in outputs.task_losses.items()]
+        self._micro_shares += [self._shares.get(name) for name in outputs.task_losses]
         if self.accelerator.sync_gradients:
             if self._losses_are_finite():
                 self._end_step(method)
             else:  # the guard stops or leaves the step out: the method's state knows nothing of it
                 method.step += 1
-                self._rows, self._micro_losses = None, []
+                self._rows, self._micro_losses, self._micro_shares = None, [], []
         return loss.detach() / self.current_gradient_accumulation_steps
 
     def _trained(self) -> list[torch.nn.Parameter]:
@@ -90,7 +94,8 @@ class BalancedTrainingMixin(Trainer):
 
     def _weighted(self, name: str, loss: Tensor) -> Tensor:
         """A task's part of the step's plain loss."""
-        return loss * (self._tasks[name].weight / self.current_gradient_accumulation_steps)
+        weight = self._tasks[name].weight / self.current_gradient_accumulation_steps
+        return loss * (weight * self._shares.get(name, 1.0))
 
     def _backpropagate(self, losses: Mapping[str, Tensor], method: Any) -> None:
         terms = [self._weighted(name, method.term(name, loss)) for name, loss in losses.items()]
@@ -124,10 +129,12 @@ class BalancedTrainingMixin(Trainer):
             losses = self._losses_of_step() if method.reads_losses else {}
             method.end_step(self._rows, {name: sum(values) / len(values) for name, values in losses.items()})
             self._rows = None
-        self._micro_losses = []
+        self._micro_losses, self._micro_shares = [], []
 
     def _losses_of_step(self) -> dict[str, list[float]]:
         """task -> the losses of its micro-batches, of all processes: each micro-batch's stand together."""
+        if self._shares:
+            return self._mean_losses_of_step()
         values = torch.stack([value.float() for _, value in self._micro_losses])
         if self.args.world_size > 1:
             # Each process has the same tasks in the same order.
@@ -136,6 +143,15 @@ class BalancedTrainingMixin(Trainer):
         for (name, _), found in zip(self._micro_losses, values.reshape(len(values), -1).tolist(), strict=True):
             losses.setdefault(name, []).extend(found)
         return losses
+
+    def _mean_losses_of_step(self) -> dict[str, list[float]]:
+        """task -> its mean loss in the mixed batches of the step, of all processes: one number."""
+        numbers = {name: i for i, name in enumerate(self._tasks)}
+        sums = torch.zeros(len(numbers), 2, device=self.args.device)
+        for (name, value), share in zip(self._micro_losses, self._micro_shares, strict=True):
+            sums[numbers[name]] += torch.stack([value.float().mean() * share, sums.new_ones(()) * share])
+        found = self.accelerator.reduce(sums, reduction="sum").tolist()
+        return {name: [found[i][0] / found[i][1]] for name, i in numbers.items() if found[i][1] > 0}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a training log what the tasks of the last step counted by: `weight_<task>`."""

@@ -20,7 +20,8 @@ from .disk import check_writable
 from .evaluation import EvaluationMixin
 from .failures import NonFiniteMixin, ResourcesMixin
 from .forwarding import weighted_sum
-from .mixing import MixingRule, Mixture, MixtureCallback, MultiTaskBatchSampler
+from .mixed_training import MixedTrainingMixin
+from .mixing import MixingRule, Mixture, MixtureCallback, MultiTaskBatchSampler, PlannedBatchSampler
 from .model_card import render_card, write_card
 from .modeling import MultiTaskModel
 from .tasks import Task
@@ -43,14 +44,15 @@ _WITHOUT_EFFECT = {
 
 
 class MultiTaskTrainer(
-    ResourcesMixin, NonFiniteMixin, TrainingAidsMixin, CheckpointsMixin, BalancedTrainingMixin, EvaluationMixin
-):
+    ResourcesMixin, NonFiniteMixin, TrainingAidsMixin, CheckpointsMixin, BalancedTrainingMixin, MixedTrainingMixin,
+    EvaluationMixin,
+):  # fmt: skip
     """Trains and evaluates a `MultiTaskModel` on several data sets at once.
 
     Every batch is of one task, drawn by the mixture in `args`; an optimizer step over several accumulated batches
-    sees several tasks. Every task's loss is the mean over its own items, so no task outweighs another by its number
-    of tokens. `evaluate` gives `eval_<task>_<metric>`, `eval_<task>_loss` and `eval_mean_score`, the mean of the
-    tasks' main metrics.
+    sees several tasks. With `args.batching="mixed"` the mixture draws each row, and a batch has rows of several tasks.
+    Every task's loss is the mean over its own items, so no task outweighs another by its number of tokens. `evaluate`
+    gives `eval_<task>_<metric>`, `eval_<task>_loss` and `eval_mean_score`, the mean of the tasks' main metrics.
 
     Args:
         model: the model; its tasks are those that can be trained.
@@ -130,6 +132,7 @@ class MultiTaskTrainer(
             evaluated = self._encode(eval_dataset, tokenizer, "eval") if eval_dataset is not None else None
         self._labels_per_feature: dict[str, float] = {}
         self._labels_per_batch: dict[str, float] = {}
+        self._rows_per_batch: dict[str, float] = {}
         for part in (train or {}).values():
             self._look_at(part)
         super().__init__(
@@ -174,10 +177,11 @@ class MultiTaskTrainer(
         """Nothing is removed: the data sets give just what the collator makes a batch of."""
         return data_collator
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> MultiTaskBatchSampler:
+    def _get_train_sampler(self, train_dataset: Any = None) -> PlannedBatchSampler:
         dataset: Any = train_dataset or self.train_dataset
         self._sampler = self._mixture(dataset)
         rows, known = self._sampler.rows_per_batch(), self._labels_per_feature
+        self._rows_per_batch = rows
         self._labels_per_batch = {
             task.name: rows[unit] * known[task.name]
             for unit, tasks in _tasks_of_units(dataset).items()
@@ -193,7 +197,7 @@ class MultiTaskTrainer(
             loader.batch_sampler.batch_size = None
         return loader
 
-    def _mixture(self, dataset: Any) -> MultiTaskBatchSampler:
+    def _mixture(self, dataset: Any) -> PlannedBatchSampler:
         self._check_tasks()
         args = self.args
         rule = {} if self._mixing_rule is None else {"strategy": self._mixing_rule, "weights": None}
@@ -202,20 +206,24 @@ class MultiTaskTrainer(
         one_batch_a_draw = args.world_size * args.gradient_accumulation_steps == draws
         # Where rows stay as they fall nobody asks for their lengths.
         shuffled = args.length_group == 1 and one_batch_a_draw and limits.get("max_tokens") is None
+        common: dict[str, Any] = {
+            "batch_size": self._train_batch_size,
+            "world_size": args.world_size,
+            "rank": args.process_index,
+            "accumulation": args.gradient_accumulation_steps,
+            "mixture": Mixture(**(args.mixture_options() | rule)),
+            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "length_group": args.length_group,
+            "epochs": args.num_train_epochs,
+            "max_steps": args.max_steps if args.max_steps > 0 else None,
+            "max_tokens": limits["max_tokens"],
+        }
+        if args.batching == "mixed":
+            return self._mixed_sampler(dataset, common)
+        sizes = {name: len(unit) for name, unit in dataset.units.items()}
+        lengths = None if shuffled else {name: unit.lengths() for name, unit in dataset.units.items()}
         return MultiTaskBatchSampler(
-            {name: len(unit) for name, unit in dataset.units.items()},
-            batch_size=self._train_batch_size,
-            world_size=args.world_size,
-            rank=args.process_index,
-            accumulation=args.gradient_accumulation_steps,
-            tasks_per_step=args.tasks_per_step,
-            mixture=Mixture(**(args.mixture_options() | rule)),
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            lengths=None if shuffled else {n: unit.lengths() for n, unit in dataset.units.items()},
-            length_group=args.length_group,
-            epochs=args.num_train_epochs,
-            max_steps=args.max_steps if args.max_steps > 0 else None,
-            **limits,
+            sizes, lengths=lengths, tasks_per_step=args.tasks_per_step, batch_sizes=limits["batch_sizes"], **common
         )
 
     def _metrics_of_units(self) -> dict[str, list[str]]:
@@ -238,12 +246,16 @@ class MultiTaskTrainer(
             raise ValueError("The batch has no labels, so there is no loss to train on.")
         if model.training:
             self._add_aids(outputs, inputs)
+            mixed = self.args.batching == "mixed"
+            present = self._count_rows(outputs, inputs) if mixed else {}
             for name, loss in outputs.task_losses.items():
+                number = self._one * present.get(name, 1)
                 value = loss.detach().mean()
-                known = torch.stack([value, self._one])  # one that is not finite would hide the others in the log
+                known = torch.stack([value * number, number])  # one that is not finite would hide the others in the log
                 self._task_losses[self._ids[name]] += torch.where(value.isfinite(), known, torch.zeros_like(known))
             self._note_losses(outputs.task_losses)
-            self._count_labels(outputs, inputs["labels"])
+            if not mixed:
+                self._count_labels(outputs, inputs["labels"])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _count_labels(self, outputs: Any, labels: Any) -> None:

@@ -35,6 +35,12 @@ class TrainingAidsMixin(Trainer):
             trained: the names of the tasks that there is training data for.
         """
         args = self.args
+        for option, value in (("r_drop", args.r_drop), ("teachers", args.teachers or dict(teachers) or None)):
+            if value is not None and args.batching == "mixed":
+                raise ValueError(
+                    f"{option} reads batches of one task, and batching='mixed' fills them with rows of several. Leave "
+                    f"{option} out, or set batching='per_task'."
+                )
         self._r_drop = args.r_drop_of(list(trained))
         for name in self._r_drop:
             if name not in self._tasks:

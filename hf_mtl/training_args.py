@@ -12,6 +12,7 @@ from transformers.training_args import OptimizerNames
 
 from .balancing import GRADIENT_METHODS, check_balancing
 from .mixing import MIXING_RULES, Mixture
+from .mixing.batching import check_batching
 from .nearest import nearest
 
 __all__ = ["MultiTaskTrainingArguments"]
@@ -74,6 +75,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
         metadata={
             "help": "Mixture `adaptive`: task -> main metric of a model trained for it alone. Without, tasks whose "
             "scores move get more."
+        },
+    )
+    batching: str = field(
+        default="per_task",
+        metadata={
+            "help": "per_task: a batch's rows are all of one task. mixed: each row is of the task that the mixture "
+            "draws for it."
         },
     )
     batch_sizes: dict[str, Any] | str | None = field(
@@ -231,6 +239,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         return self.batch_sizes or {}
 
     def _check_batches(self) -> None:
+        check_batching(self)
         for task, rows in self._rows_of_batches().items():
             if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
                 raise ValueError(f"batch_sizes[{task!r}]={rows!r} must be a whole number of rows, 1 or more.")
@@ -297,10 +306,11 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if self.balancing == "static":
             return
         draws = self.gradient_accumulation_steps if self.tasks_per_step is None else self.tasks_per_step
-        if draws < 2 and not self.share_rows and self.balancing in GRADIENT_METHODS:
+        several = draws > 1 or self.share_rows or self.batching == "mixed"
+        if not several and self.balancing in GRADIENT_METHODS:
             raise ValueError(
                 f"balancing={self.balancing!r} needs several tasks in an optimizer step, and it has one: set "
-                "gradient_accumulation_steps to the number of tasks, and leave tasks_per_step out."
+                "gradient_accumulation_steps to the number of tasks, and leave tasks_per_step out, or batching='mixed'."
             )
         if self.torch_empty_cache_steps is not None or self.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
             raise ValueError(

@@ -43,13 +43,15 @@ model = MultiTaskModel.from_backbone(str(folder / "backbone"), tasks, adapters=a
 for module in model.modules():
     if isinstance(module, torch.nn.Dropout):
         module.p = 0.0  # each process draws its own dropout, which no single process could repeat
-usual = {"mixing": "proportional", "num_train_epochs": 1, "per_device_train_batch_size": 2}
+usual = {
+    "mixing": "proportional", "num_train_epochs": 1, "per_device_train_batch_size": 2,
+    "tasks_per_step": min(2, accumulation),
+}  # fmt: skip
 settings = usual | json.loads(os.environ.get("ARGS", "{}"))
 args = MultiTaskTrainingArguments(
     output_dir=str(folder / "out"),
     use_cpu=True,
     gradient_accumulation_steps=accumulation,
-    tasks_per_step=min(2, accumulation),
     learning_rate=1e-3,
     balancing=os.environ.get("BALANCING", "static"),
     report_to="none",
@@ -66,7 +68,8 @@ sampler.set_epoch(0)
 starts = {0: 0, 1: 40}
 for batch in sampler:
     task = int(batch[0] >= 40)
-    mine.append((task, [row - starts[task] for row in batch]))
+    # A mixed batch is kept by numbers through both tasks' rows.
+    mine.append((-1, batch) if args.batching == "mixed" else (task, [row - starts[task] for row in batch]))
 trainer.train(resume_from_checkpoint=str(folder / "out" / os.environ["RESUME"]) if "RESUME" in os.environ else None)
 metrics = {k: v for k, v in trainer.evaluate().items() if k.endswith(("accuracy", "score"))}
 

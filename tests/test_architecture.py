@@ -45,7 +45,7 @@ LAYERS = {
     6: ["modeling"],
     7: ["pipeline", "analysis", "teachers"],
     8: ["training_args"],
-    9: ["evaluation", "balanced_training", "training_aids", "failures", "checkpoints"],
+    9: ["evaluation", "balanced_training", "training_aids", "failures", "checkpoints", "mixed_training"],
     10: ["trainer"],
     11: ["auto", "recipe"],
     12: ["cli"],

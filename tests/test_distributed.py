@@ -88,6 +88,31 @@ def test_two_processes_balance_as_one_that_accumulates(method: str, folder: Path
     assert furthest(one, two) < 1e-5
 
 
+MIXED: dict[str, Any] = {"batching": "mixed", "tasks_per_step": None}
+
+
+@pytest.mark.parametrize(
+    ("adapters", "method", "settings"),
+    [
+        ("none", "static", {}),
+        ("lora", "static", {"max_tokens_per_batch": 160, "per_device_train_batch_size": 8}),
+        ("none", "pcgrad", {}),
+        ("none", "famo", {}),
+    ],
+)
+def test_two_processes_with_other_tasks_in_their_batches_give_the_weights_of_one(
+    adapters: str, method: str, settings: dict[str, Any], folder: Path
+) -> None:
+    env = {"ADAPTERS": adapters, "BALANCING": method, "ARGS": json.dumps(MIXED | settings)}
+    one = launch([], folder, accumulation=4, **env)
+    two = launch(TORCHRUN, folder, accumulation=2, **env)
+    first, second = ([rows for step in run["micro_steps"] for _, rows in step] for run in (one, two))
+    assert first == second  # the micro-batches, in their order
+    present = [[{row >= 40 for row in rows} for _, rows in step] for step in two["micro_steps"]]
+    assert any(here != there for here, there in present) and any(len(here | there) == 2 for here, there in present)
+    assert furthest(one, two) < 1e-5
+
+
 def test_two_processes_resume_to_the_bit(folder: Path) -> None:
     unbroken = launch(TORCHRUN, folder, accumulation=1, ADAPTERS="lora", SAVE_STEPS="3")
     resumed = launch(TORCHRUN, folder, accumulation=1, ADAPTERS="lora", RESUME="checkpoint-3")

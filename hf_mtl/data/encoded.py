@@ -49,19 +49,24 @@ class EncodedDataset(TorchDataset):
         ]
 
     def lengths(self) -> np.ndarray:
-        """`[features]` subwords of each; of several inputs, as they are when these are padded to the longest.
+        """`[features]` subwords of each; of several inputs, as they are when these are padded to the longest."""
+        inputs, longest = self.shapes()
+        return longest if not self.task.grouped else _small(inputs.astype(np.int64) * longest)
 
-        In the smallest type that holds them: a hundred tasks of a million rows each are a hundred of these.
+    def shapes(self) -> tuple[np.ndarray, np.ndarray]:
+        """`[features]` inputs of each, and `[features]` subwords of the longest of these.
+
+        In the smallest types that hold them: a hundred tasks of a million rows each are a hundred of these.
         """
         import pyarrow.compute as pc
 
         column = self.features.with_format("arrow")["input_ids"][:]
         counts = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         if not self.task.grouped:
-            return _small(counts)
+            return np.ones(len(counts), dtype=np.uint8), _small(counts)
         counts = counts.astype(np.int64)
         inner = pc.list_value_length(pc.list_flatten(column)).to_numpy(zero_copy_only=False).astype(np.int64)
-        return _small(counts * np.maximum.reduceat(inner, np.cumsum(counts) - counts))
+        return _small(counts), _small(np.maximum.reduceat(inner, np.cumsum(counts) - counts))
 
     def labels_per_feature(self) -> float:
         """How much the labels of a feature count on average: how many it has, where they count the same.

@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from ..mixing import MultiTaskBatchSampler
+from ..mixing import PlannedBatchSampler
 from ..training_args import MultiTaskTrainingArguments
 from .rows import blamed, described
 
@@ -37,7 +37,7 @@ class NonFiniteMixin(Trainer):
     """
 
     args: MultiTaskTrainingArguments
-    _sampler: MultiTaskBatchSampler
+    _sampler: PlannedBatchSampler
 
     def _begin_guard(self) -> None:
         """For the trainer's `__init__`, behind transformers' own."""

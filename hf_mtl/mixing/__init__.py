@@ -7,8 +7,10 @@ can be resumed from its step and its recorded evaluations alone.
 """
 
 from .callback import MixtureCallback
+from .mixed_sampler import MixedBatchSampler
 from .mixture import Mixture
 from .plan import MixturePlan
+from .planned import PlannedBatchSampler
 from .rules import MIXING_RULES, MixingRule, mixing_probabilities
 from .sampler import MultiTaskBatchSampler
 from .state import Evaluation, MixingState
@@ -18,12 +20,14 @@ from .token_stream import TokenStream
 __all__ = [
     "MIXING_RULES",
     "Evaluation",
+    "MixedBatchSampler",
     "MixingRule",
     "MixingState",
     "Mixture",
     "MixtureCallback",
     "MixturePlan",
     "MultiTaskBatchSampler",
+    "PlannedBatchSampler",
     "TaskStream",
     "TokenStream",
     "mixing_probabilities",

@@ -8,8 +8,8 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
+from .planned import PlannedBatchSampler
 from .report import describe_epoch
-from .sampler import MultiTaskBatchSampler
 from .state import Evaluation
 
 __all__ = ["MixtureCallback"]
@@ -35,7 +35,7 @@ class MixtureCallback(TrainerCallback):
 
     def __init__(
         self,
-        sampler: Callable[[], MultiTaskBatchSampler],
+        sampler: Callable[[], PlannedBatchSampler],
         metrics: Callable[[], Mapping[str, list[str]]],
         log: Callable[[dict[str, float]], None],
     ) -> None:

@@ -1,11 +1,11 @@
 """What an epoch of a mixture is, in words."""
 
-from .sampler import MultiTaskBatchSampler
+from .planned import PlannedBatchSampler
 
 __all__ = ["describe_epoch"]
 
 
-def describe_epoch(sampler: MultiTaskBatchSampler) -> str:
+def describe_epoch(sampler: PlannedBatchSampler) -> str:
     """The steps of the current epoch, the rows that it takes of each task, and how often it goes through them.
 
     For the whole training the passes are counted as if every epoch were as this one.

@@ -4,18 +4,18 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from ..nearest import nearest
 from .mixture import Mixture
 from .plan import MixturePlan
+from .planned import PlannedBatchSampler
 from .rules import capped_sizes
 from .state import Evaluation
 from .stream import TaskStream, batches_together
 from .token_stream import TokenStream, token_stream
 
 
-class MultiTaskBatchSampler(BatchRebalanceSampler):
+class MultiTaskBatchSampler(PlannedBatchSampler):
     """Micro-batches of one task each, for one process.
 
     Indices count through the concatenation of the tasks' rows in the order of `sizes`. An optimizer step
@@ -24,9 +24,6 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
     and W processes with A accumulation steps take the very optimizer steps that one process with W * A takes.
     All micro-batches are full (under `max_tokens` as full as it allows) and all processes get the same number of them.
     An epoch is what `MixturePlan` says; rows that an epoch does not reach come first in the next one.
-
-    It subclasses transformers' `BatchRebalanceSampler` for one reason: `Trainer` then takes it as the batch
-    sampler as it is, and does not cut it up by process a second time. Nothing else of that class is used.
 
     Args:
         sizes: task -> rows.
@@ -50,9 +47,6 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
     Raises:
         ValueError: for options that are out of range or do not fit together.
     """
-
-    # What accelerate reads of a batch sampler. Nothing is ever dropped: every batch is full.
-    drop_last = True
 
     def __init__(
         self,
@@ -126,15 +120,6 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
         offsets = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
         self._offsets = [offsets[task] for task in self.plan.tasks]
 
-    @property
-    def sampler(self) -> "MultiTaskBatchSampler":
-        """Itself: accelerate sets the epoch of a loader that skips batches on the attribute `sampler`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through."""
-        self.epoch = epoch
-
     def rows_per_batch(self) -> dict[str, float]:
         """Task -> rows of its micro-batches: all of them have so many, or on average where `max_tokens` cuts them."""
         streams = zip(self.plan.tasks, self.streams, strict=True)
@@ -146,8 +131,7 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
         rows = [
             stream.rows(*draws) for stream, draws in zip(self.streams, zip(starts, counts, strict=True), strict=True)
         ]
-        by_task = dict(zip(self.plan.tasks, rows, strict=True))
-        return {task: by_task[task] for task in self.sizes}
+        return self._by_task(rows)
 
     def rows_seen(self, step: int) -> dict[str, int]:
         """Task -> rows drawn in the first `step` optimizer steps of a training, over all processes, repeats counted."""
@@ -157,29 +141,14 @@ class MultiTaskBatchSampler(BatchRebalanceSampler):
             begun = self.plan.draws(epoch)[: within * (self.plan.draws_per_epoch // self.plan.steps_per_epoch)]
             counts = counts + np.bincount(begun, minlength=len(counts))
         rows = [stream.rows(0, number) for stream, number in zip(self.streams, counts.tolist(), strict=True)]
-        by_task = dict(zip(self.plan.tasks, rows, strict=True))
-        return {task: by_task[task] for task in self.sizes}
+        return self._by_task(rows)
 
     def record(self, scores: Mapping[str, float]) -> Evaluation:
-        """Takes what an evaluation found into the mixture, from the first step on of which nothing is handed out.
-
-        Every process calls it with the same scores after the same step.
-
-        Args:
-            scores: task -> main metric; a task may be missing.
-
-        Returns:
-            What `restore` needs to have a resumed run draw the same.
-        """
         per_step = self.plan.draws_per_epoch // self.plan.steps_per_epoch
         begun = max(self._begun, self.epoch * self.plan.draws_per_epoch)
         evaluation = Evaluation(step=-(-begun // per_step), scores=dict(scores))
         self.plan.record(evaluation)
         return evaluation
-
-    def restore(self, history: Sequence[Evaluation]) -> None:
-        """Takes in the evaluations of a run that goes on, before its first batch is drawn."""
-        self.plan.record(*history)
 
     def __len__(self) -> int:
         """Micro-batches of this process in an epoch; the same for every process and every epoch."""

@@ -94,13 +94,16 @@ class TaskStream:
         last = (start + self.batch_size - 1) // self.size
         if first == last and self.lengths is not None:
             return self._grouped_batch(first, index, self.lengths)
-        pieces = []
-        for number in range(first, last + 1):
-            begin = number * self.size
-            order = self._order(number)
-            pieces.append(order[max(start - begin, 0) : start + self.batch_size - begin])
-        rows = np.concatenate(pieces)
+        rows = self.taken(start, self.batch_size)
         return rows if self.lengths is None else rows[np.argsort(self.lengths[rows], kind="stable")]
+
+    def taken(self, start: int, number: int) -> np.ndarray:
+        """Row ids of the stream positions `[start, start + number)` as they fall, whatever the batches."""
+        pieces = []
+        for turn in range(start // self.size, -(-(start + number) // self.size)):
+            begin = turn * self.size
+            pieces.append(self._order(turn)[max(start - begin, 0) : start + number - begin])
+        return np.concatenate(pieces)
 
     def _order(self, number: int) -> np.ndarray:
         """The permutation of the rows in pass `number`, shape [size]."""

@@ -30,6 +30,7 @@ MIXING = {
     "strategy": "mixing", "temperature": "temperature", "cap": "cap", "share_rows": "share_rows",
     "weights": "mixing_weights", "references": "mixing_references", "max_repeats": "max_repeats",
     "batch_sizes": "batch_sizes", "max_tokens_per_batch": "max_tokens_per_batch", "length_group": "length_group",
+    "batching": "batching",
 }  # fmt: skip
 # Keys of `mixing:` that hold a value a task, and of what kind it is.
 _BY_TASK = {"weights": float | str, "references": float, "batch_sizes": int}

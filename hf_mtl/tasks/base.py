@@ -74,6 +74,8 @@ class Task(InputReader):
     # The loss is a mean over labels of which a feature has many (words, tokens): a training batch counts by how many it
     # has. Batches of one length would else give the words of short texts more weight than those of long ones.
     mean_over_labels: ClassVar[bool] = False
+    # The loss compares the examples of a batch with one another: fewer of them in a batch are another loss.
+    compares_rows: ClassVar[bool] = False
     # The kind of language model that the backbone must be: `masked`, `causal` or `seq2seq`. The head gets a fourth
     # argument then, by which the backbone predicts tokens (see `hf_mtl.language_model.predictor`).
     language_model: ClassVar[str | None] = None
