@@ -131,9 +131,25 @@ class FreezingMixin(PreTrainedModel):
         if found is None:
             raise ValueError(
                 f"The backbone ({self.config.text_config.model_type}) has no list of {layers} layers, "  # type: ignore[union-attr]
-                "so that none of them can be frozen by itself (ALBERT's layers are one)."
+                "so that none of them can be frozen, or have a learning rate, by itself (ALBERT's layers are one)."
             )
         return found[1]
+
+    def layers_of_parameters(self) -> dict[nn.Parameter, int | None]:
+        """Each parameter in or below the layers that read texts -> its layer, from 0; None: what is read before them.
+
+        Adapters are in the layers that have them. What stands above (a last norm, a decoder, the heads) is not there.
+        Embeddings are found where they are trained.
+
+        Raises:
+            ValueError: the backbone has no list of layers.
+        """
+        stack = self._stack()
+        found: dict[nn.Parameter, int | None] = {p: i for i, layer in enumerate(stack) for p in layer.parameters()}
+        read = text_part(self.backbone, self.config.language_model)
+        # What the second layer's input hangs on: relative positions may be read in the first one.
+        below = _Reading(read, first=stack[min(1, len(stack) - 1)]).parameters
+        return found | {p: None for name, p in read.named_parameters() if name in below and p not in found}
 
 
 class _Reading:

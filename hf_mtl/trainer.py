@@ -20,14 +20,18 @@ from .disk import check_writable
 from .evaluation import EvaluationMixin
 from .failures import NonFiniteMixin, ResourcesMixin
 from .forwarding import weighted_sum
+from .learning_rates import LearningRatesMixin
 from .mixed_training import MixedTrainingMixin
 from .mixing import MixingRule, Mixture, MixtureCallback, MultiTaskBatchSampler, PlannedBatchSampler
 from .model_card import render_card, write_card
 from .modeling import MultiTaskModel
+from .task_stopping import TaskStoppingMixin
 from .tasks import Task
 from .tasks.label_losses import total_weight
 from .training_aids import TrainingAidsMixin
 from .training_args import MultiTaskTrainingArguments
+from .unfreezing import UnfreezingMixin
+from .weight_average import WeightAverageMixin
 
 __all__ = ["MultiTaskTrainer"]
 
@@ -44,8 +48,8 @@ _WITHOUT_EFFECT = {
 
 
 class MultiTaskTrainer(
-    ResourcesMixin, NonFiniteMixin, TrainingAidsMixin, CheckpointsMixin, BalancedTrainingMixin, MixedTrainingMixin,
-    EvaluationMixin,
+    UnfreezingMixin, TaskStoppingMixin, ResourcesMixin, NonFiniteMixin, TrainingAidsMixin, CheckpointsMixin,
+    WeightAverageMixin, LearningRatesMixin, BalancedTrainingMixin, MixedTrainingMixin, EvaluationMixin,
 ):  # fmt: skip
     """Trains and evaluates a `MultiTaskModel` on several data sets at once.
 
@@ -226,9 +230,12 @@ class MultiTaskTrainer(
             sizes, lengths=lengths, tasks_per_step=args.tasks_per_step, batch_sizes=limits["batch_sizes"], **common
         )
 
+    def _units(self) -> dict[str, list[Task]]:
+        return _tasks_of_units(self.train_dataset)
+
     def _metrics_of_units(self) -> dict[str, list[str]]:
         """Unit of the mixture -> names of its tasks' main metrics in what `evaluate` gives."""
-        units = _tasks_of_units(self.train_dataset)
+        units = self._units()
         return {unit: [f"eval_{task.name}_{task.main_metric}" for task in tasks] for unit, tasks in units.items()}
 
     def rows_per_epoch(self) -> dict[str, int]:

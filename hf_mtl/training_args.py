@@ -14,6 +14,7 @@ from .balancing import GRADIENT_METHODS, check_balancing
 from .mixing import MIXING_RULES, Mixture
 from .mixing.batching import check_batching
 from .nearest import nearest
+from .parameter_arguments import ParameterArguments
 
 __all__ = ["MultiTaskTrainingArguments"]
 
@@ -29,7 +30,7 @@ _WITHOUT_EFFECT = {
 
 
 @dataclass
-class MultiTaskTrainingArguments(TrainingArguments):
+class MultiTaskTrainingArguments(ParameterArguments, TrainingArguments):
     """`transformers.TrainingArguments` with the mixture of tasks.
 
     An epoch is as many rows as all tasks have together (each counted up to `cap`); the mixture says how many of them
@@ -39,7 +40,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
     # What transformers reads as JSON where it comes from a command line.
     _VALID_DICT_FIELDS = [  # noqa: RUF012 - a plain list as in the base class; annotated, it would be a field
         *TrainingArguments._VALID_DICT_FIELDS, "mixing_weights", "mixing_references", "batch_sizes",
-        "balancing_options", "teachers", "r_drop",
+        "balancing_options", "teachers", "r_drop", "learning_rates", "unfreezing",
     ]  # fmt: skip
 
     mixing: str = field(
@@ -207,6 +208,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
             self.ddp_find_unused_parameters = True
         self._check_balancing()
         self._check_aids()
+        self._check_parameters()
 
     @property
     def steps_in_backward(self) -> bool:

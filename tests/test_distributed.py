@@ -117,3 +117,19 @@ def test_two_processes_resume_to_the_bit(folder: Path) -> None:
     unbroken = launch(TORCHRUN, folder, accumulation=1, ADAPTERS="lora", SAVE_STEPS="3")
     resumed = launch(TORCHRUN, folder, accumulation=1, ADAPTERS="lora", RESUME="checkpoint-3")
     assert furthest(unbroken, resumed) == 0
+
+
+STOPPING = {
+    "task_patience": 1, "load_best_tasks_at_end": True, "eval_strategy": "steps", "eval_steps": 1,
+}  # fmt: skip
+UNFREEZING = {"unfreezing": {"25%": 1, "50%": 2}, "ema_decay": 0.5, "learning_rates": {"backbone": 1e-4}}
+
+
+@pytest.mark.parametrize(("adapters", "settings"), [("none", UNFREEZING), ("lora", STOPPING)])
+def test_two_processes_stop_tasks_unfreeze_layers_and_average_as_one(
+    adapters: str, settings: dict[str, Any], folder: Path
+) -> None:
+    one = launch([], folder, accumulation=4, ADAPTERS=adapters, ARGS=json.dumps(settings))
+    two = launch(TORCHRUN, folder, accumulation=2, ADAPTERS=adapters, ARGS=json.dumps(settings))
+    assert one["history"] == two["history"]
+    assert furthest(one, two) < 1e-5

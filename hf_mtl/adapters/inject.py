@@ -200,16 +200,20 @@ def adapter_layers(backbone: nn.Module) -> Iterator[RoutedLinear]:
     return (module for module in backbone.modules() if isinstance(module, RoutedLinear))
 
 
+def adapter_tensors(backbone: nn.Module, name: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that layers hold under an adapter's or a task's name, by their place in the backbone."""
+    for path, layer in backbone.named_modules():
+        for kind in layer.adapter_layer_names if isinstance(layer, RoutedLinear) else ():
+            held = getattr(layer, kind)
+            if name in held:
+                item = held[name]
+                own = item.named_parameters() if isinstance(item, nn.Module) else [("", item)]
+                yield from ((f"{path}.{kind}.{leaf}".rstrip("."), parameter) for leaf, parameter in own)
+
+
 def adapter_parameters(backbone: nn.Module, name: str) -> list[nn.Parameter]:
     """The parameters of one task's adapter."""
-    found = []
-    for layer in adapter_layers(backbone):
-        for kind in layer.adapter_layer_names:
-            held = getattr(layer, kind, None)
-            if held is not None and name in held:
-                item = held[name]
-                found += list(item.parameters()) if isinstance(item, nn.Module) else [item]
-    return found
+    return [parameter for _, parameter in adapter_tensors(backbone, name)]
 
 
 def delete_adapter(backbone: nn.Module, name: str) -> None:

@@ -2,11 +2,12 @@
 
 A *mixture* names a rule, which gives each task's probability; a *plan* turns it into the draws of an epoch, a
 *stream* says which rows a draw holds, and the *sampler* deals them out to processes and micro-batches. All four are
-pure functions of the seed, the epoch, the task and, where a rule learns from evaluations, of what these found. So a run
+pure functions of the seed, the epoch, the task and of the evaluations that are recorded, where a rule learns from them
+or tasks leave by them. So a run
 can be resumed from its step and its recorded evaluations alone.
 """
 
-from .callback import MixtureCallback
+from .callback import MixtureCallback, record_in_mixture
 from .mixed_sampler import MixedBatchSampler
 from .mixture import Mixture
 from .plan import MixturePlan
@@ -31,4 +32,5 @@ __all__ = [
     "TaskStream",
     "TokenStream",
     "mixing_probabilities",
+    "record_in_mixture",
 ]

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -12,12 +12,28 @@ from .planned import PlannedBatchSampler
 from .report import describe_epoch
 from .state import Evaluation
 
-__all__ = ["MixtureCallback"]
+__all__ = ["MixtureCallback", "record_in_mixture"]
 
 logger = logging.getLogger(__name__)
 
 # Where `TrainerState` keeps the evaluations: it is written with every checkpoint.
 _HISTORY = "MixingHistory"
+
+
+def record_in_mixture(
+    sampler: PlannedBatchSampler, state: Any, scores: Mapping[str, float], left: Sequence[str] = ()
+) -> None:
+    """Tells the sampler what an evaluation found, and keeps it in the trainer's state.
+
+    Args:
+        sampler: the sampler in use.
+        state: the trainer's state.
+        scores: unit of the mixture -> its score.
+        left: units that leave the mixture.
+    """
+    evaluation = sampler.record(scores, left)
+    entry = {"step": evaluation.step, "scores": dict(scores)} | ({"left": list(left)} if left else {})
+    state.stateful_callbacks[_HISTORY] = [*state.stateful_callbacks.get(_HISTORY, []), entry]
 
 
 class MixtureCallback(TrainerCallback):
@@ -78,9 +94,7 @@ class MixtureCallback(TrainerCallback):
         # The processes must plan the same, so they take the scores of one.
         (scores,) = broadcast_object_list([scores])
         if scores:
-            evaluation = sampler.record(scores)
-            entry = {"step": evaluation.step, "scores": scores}
-            state.stateful_callbacks[_HISTORY] = [*state.stateful_callbacks.get(_HISTORY, []), entry]
+            record_in_mixture(sampler, state, scores)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._training = False

@@ -151,12 +151,12 @@ class MixedBatchSampler(PlannedBatchSampler):
             within -= len(steps)
         return self._by_task(counts)
 
-    def record(self, scores: Mapping[str, float]) -> Evaluation:
+    def record(self, scores: Mapping[str, float], left: Sequence[str] = ()) -> Evaluation:
         """Takes what an evaluation found into the mixture, from the end of the group on that is being handed out."""
         begun = max(self._begun, self._begin(self.epoch))
         if self.max_tokens is not None:
             begun += 1  # the row that did not fit has been looked at
-        evaluation = Evaluation(step=-(-begun // self._rows_per_step), scores=dict(scores))
+        evaluation = Evaluation(step=-(-begun // self._rows_per_step), scores=dict(scores), left=list(left))
         self.plan.record(evaluation)
         del self._firsts[self.epoch + 1 :]
         return evaluation

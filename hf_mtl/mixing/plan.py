@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from .mixture import Mixture
 from .rules import capped_sizes, mixing_probabilities
-from .spreading import carried_on, largest_remainders, rounded_up, spread
+from .spreading import at_least_one, carried_on, largest_remainders, rounded_up, spread
 from .state import Evaluation, MixingState
 
 # A rule that changes is read at so many points of an epoch, fewer where there are many epochs.
@@ -28,7 +29,8 @@ class MixturePlan:
 
     Every epoch has the same number of draws. Everything is a pure function of (seed, epoch) and of the evaluations that
     are recorded, where the rule learns from them: one that counts from the middle of an epoch has the rest of that
-    epoch planned anew.
+    epoch planned anew. So does one by which tasks leave, under every rule: their draws go to the others, by the shares
+    that these have among themselves. `unimax` then no longer bounds repeats, which it has planned for all tasks.
 
     Args:
         sizes: task -> rows.
@@ -115,7 +117,7 @@ class MixturePlan:
         """Adds evaluations, which count from their own steps on.
 
         Raises:
-            ValueError: one counts from an earlier step than one before it, or has scores of other tasks.
+            ValueError: one counts from an earlier step than one before it, is of other tasks, or leaves none.
         """
         for evaluation in evaluations:
             last = self.history[-1].step if self.history else 0
@@ -123,44 +125,63 @@ class MixturePlan:
                 raise ValueError(f"An evaluation counts from step={evaluation.step}, one before it from step {last}.")
             if unknown := [task for task in evaluation.scores if task not in self._sizes]:
                 raise ValueError(f"An evaluation has scores of {unknown}, which are not tasks. Known: {self.tasks}.")
+            if unknown := [task for task in evaluation.left if task not in self._sizes]:
+                raise ValueError(f"An evaluation has {unknown} leave, which are not tasks. Known: {self.tasks}.")
+            if not self._sizes.keys() - _left((*self.history, evaluation)):
+                raise ValueError(f"With {list(evaluation.left)} all tasks have left: end the training.")
             self.history += (evaluation,)
             first = evaluation.step // self.steps_per_epoch  # epochs before it stay as they are
             del self._counts[first:], self._starts[first + 1 :]
 
     def counts(self, epoch: int) -> np.ndarray:
         """Draws of each task in `epoch`, shape [tasks]."""
-        if self._turns:
-            return self.starts(epoch + 1) - self.starts(epoch)
-        if self._constant is not None:
-            return self._constant.copy()
+        if not self._leave_by(epoch):
+            if self._turns:
+                return self.starts(epoch + 1) - self.starts(epoch)
+            if self._constant is not None:
+                return self._constant.copy()
         self._count(epoch)
         return self._counts[epoch].copy()
 
     def starts(self, epoch: int) -> np.ndarray:
         """Draws of each task before `epoch`, shape [tasks]."""
-        if self._turns:
-            number = len(self.tasks)
-            return (epoch * self.draws_per_epoch + number - 1 - np.arange(number)) // number
-        if self._constant is not None:
-            return self._constant * epoch
+        if not self._leave_by(epoch - 1):
+            if self._turns:
+                number = len(self.tasks)
+                return (epoch * self.draws_per_epoch + number - 1 - np.arange(number)) // number
+            if self._constant is not None:
+                return self._constant * epoch
         self._count(epoch - 1)
         return self._starts[epoch].copy()
 
     def draws(self, epoch: int) -> np.ndarray:
         """The task number of each draw of `epoch`, shape [draws_per_epoch]."""
-        if self._turns:
-            return (epoch * self.draws_per_epoch + np.arange(self.draws_per_epoch)) % len(self.tasks)
-        if self._constant is not None:
-            return spread(self._constant, np.ones((1, 1)), self._random(epoch))
-        if self._quota is not None:
-            return spread(self.counts(epoch), np.ones((1, 1)), self._random(epoch))
         begin = epoch * self.steps_per_epoch
-        draws = self._part(epoch, 0).copy()
-        for step in sorted({evaluation.step - begin for evaluation in self.history}):
+        fixed = self._turns or self._constant is not None or self._quota is not None
+        unchanged = fixed and not _left(self._known(begin))
+        draws = self._fixed(epoch) if unchanged else self._part(epoch, 0).copy()
+        events = [evaluation for evaluation in self.history if evaluation.left or not fixed]
+        for step in sorted({evaluation.step - begin for evaluation in events}):
             if 0 < step < self.steps_per_epoch:
                 place = step * self._draws_per_step
                 draws = np.concatenate([draws[:place], self._part(epoch, place)])
         return draws
+
+    def _fixed(self, epoch: int) -> np.ndarray:
+        """The draws of an epoch of a rule that does not change, as long as no task has left."""
+        if self._turns:
+            return (epoch * self.draws_per_epoch + np.arange(self.draws_per_epoch)) % len(self.tasks)
+        counts: Any = self._constant
+        if self._quota is not None:
+            counts = carried_on(self._quota, epoch + 1, self.starts(epoch))
+        return spread(counts, np.ones((1, 1)), self._random(epoch))
+
+    def _known(self, step: int) -> tuple[Evaluation, ...]:
+        return tuple(evaluation for evaluation in self.history if evaluation.step <= step)
+
+    def _leave_by(self, epoch: int) -> bool:
+        """Whether a task leaves before the end of the epoch."""
+        return any(e.left and e.step < (epoch + 1) * self.steps_per_epoch for e in self.history)
 
     def _bounded(self, total: int, max_steps: int | None) -> np.ndarray:
         """Draws of an epoch for `unimax`, shape [tasks]: its shares hang on all rows of the training, these on them."""
@@ -177,7 +198,11 @@ class MixturePlan:
     def _part(self, epoch: int, place: int) -> np.ndarray:
         """The draws from `place` to the end of `epoch`, by what was known before the first of them."""
         step = epoch * self.steps_per_epoch + place // self._draws_per_step
-        known = tuple(evaluation for evaluation in self.history if evaluation.step <= step)
+        known = self._known(step)
+        left = _left(known)
+        if self._turns:
+            stay = np.array([number for number, task in enumerate(self.tasks) if task not in left])
+            return stay[np.arange(self.draws_per_epoch - place) % len(stay)]
         if self._parts[0] != epoch:
             self._parts = (epoch, {})
         parts, key = self._parts[1], (place, len(known))
@@ -186,6 +211,8 @@ class MixturePlan:
             mean = weights.mean(axis=0)
             if place:
                 counts = largest_remainders(mean, self.draws_per_epoch - place)
+            elif left:
+                counts = at_least_one(mean, self.draws_per_epoch)
             else:
                 counts = rounded_up(mean / mean.sum() * self._pass_draws, self.draws_per_epoch)
             parts[key] = spread(counts, weights, self._random(epoch, *([place] if place else [])))
@@ -209,6 +236,13 @@ class MixturePlan:
             history=known,
         )
         found = mixing_probabilities(self.mixture, self._sizes, state)
+        if left := _left(known):
+            total = math.fsum(share for task, share in found.items() if task not in left)
+            # Where the rule gives all that stay the weight 0, they share evenly.
+            found = {
+                task: 0.0 if task in left else share / total if total else 1 / (len(found) - len(left))
+                for task, share in found.items()
+            }
         return [found[task] for task in self.tasks]
 
     def _set_length(self, needed: int) -> None:
@@ -219,9 +253,15 @@ class MixturePlan:
 
     def _count(self, epoch: int) -> None:
         while len(self._counts) <= epoch:
-            if self._quota is not None:
-                counts = carried_on(self._quota, len(self._counts) + 1, self._starts[-1])
+            last = len(self._counts)
+            if self._quota is not None and not self._leave_by(last):
+                counts = carried_on(self._quota, last + 1, self._starts[-1])
             else:
-                counts = np.bincount(self.draws(len(self._counts)), minlength=len(self.tasks))
+                counts = np.bincount(self.draws(last), minlength=len(self.tasks))
             self._counts.append(counts)
             self._starts.append(self._starts[-1] + counts)
+
+
+def _left(known: tuple[Evaluation, ...]) -> set[str]:
+    """The tasks that have left by these evaluations."""
+    return {task for evaluation in known for task in evaluation.left}

@@ -55,13 +55,14 @@ class PlannedBatchSampler(BatchRebalanceSampler):
         """Task -> rows drawn in the first `step` optimizer steps of a training, over all processes, repeats counted."""
         raise NotImplementedError
 
-    def record(self, scores: Mapping[str, float]) -> Evaluation:
+    def record(self, scores: Mapping[str, float], left: Sequence[str] = ()) -> Evaluation:
         """Takes what an evaluation found into the mixture, from the first step on of which nothing is handed out.
 
         Every process calls it with the same scores after the same step.
 
         Args:
             scores: task -> main metric; a task may be missing.
+            left: tasks that leave the mixture.
 
         Returns:
             What `restore` needs to have a resumed run draw the same.

@@ -143,10 +143,10 @@ class MultiTaskBatchSampler(PlannedBatchSampler):
         rows = [stream.rows(0, number) for stream, number in zip(self.streams, counts.tolist(), strict=True)]
         return self._by_task(rows)
 
-    def record(self, scores: Mapping[str, float]) -> Evaluation:
+    def record(self, scores: Mapping[str, float], left: Sequence[str] = ()) -> Evaluation:
         per_step = self.plan.draws_per_epoch // self.plan.steps_per_epoch
         begun = max(self._begun, self.epoch * self.plan.draws_per_epoch)
-        evaluation = Evaluation(step=-(-begun // per_step), scores=dict(scores))
+        evaluation = Evaluation(step=-(-begun // per_step), scores=dict(scores), left=list(left))
         self.plan.record(evaluation)
         return evaluation
 

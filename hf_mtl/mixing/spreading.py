@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["carried_on", "largest_remainders", "rounded_up", "spread"]
+__all__ = ["at_least_one", "carried_on", "largest_remainders", "rounded_up", "spread"]
 
 
 def rounded_up(quota: np.ndarray, total: int | None = None) -> np.ndarray:
@@ -22,6 +22,15 @@ def largest_remainders(weights: np.ndarray, total: int) -> np.ndarray:
     behind = np.argsort(counts - share, kind="stable")
     counts[behind[: total - int(counts.sum())]] += 1
     return counts
+
+
+def at_least_one(weights: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers that sum to `total`, by the weights, but 1 for each share that is above 0 and below 1, [tasks]."""
+    share = weights * (total / weights.sum())
+    small = (share > 0) & (share < 1)
+    if small.sum() + (share >= 1).sum() > total:
+        return largest_remainders(weights, total)
+    return small + largest_remainders(np.where(small, 0.0, weights), total - int(small.sum()))
 
 
 def carried_on(quota: np.ndarray, times: int, before: np.ndarray) -> np.ndarray:

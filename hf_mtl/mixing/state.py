@@ -1,7 +1,7 @@
 """Where a training stands, as a mixing rule sees it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Evaluation", "MixingState"]
@@ -14,10 +14,12 @@ class Evaluation:
     Args:
         step: the first optimizer step whose draws may know of it.
         scores: task -> its main metric, larger being better; a task may be missing.
+        left: tasks that leave the mixture by what it found.
     """
 
     step: int
     scores: Mapping[str, float]
+    left: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

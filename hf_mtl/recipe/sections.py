@@ -40,6 +40,8 @@ SHARING = {"sharing": str, "sharing_options": dict, "first_layer": int, "train_b
 _BY_TASK_OR_NUMBER = {"teachers": str, "r_drop": float}
 ADAPTERS = ("lora",)
 CARD = ("license", "language", "tags", "datasets")
+# Keys of `training:` that hold a value a name, and of what kind it is.
+_BY_NAME = {"learning_rates": float, "unfreezing": int}
 # Said on the command line, where they change from run to run.
 _NOT_TRAINING = {"output_dir", "resume_from_checkpoint", *MIXING.values(), "balancing", "balancing_options"}
 
@@ -175,4 +177,7 @@ def read_training(value: Any, tasks: Iterable[str] = (), folder: Path = Path()) 
         given[key] = {task: fit(v, kind, f"training.{key}.{task}") for task, v in given[key].items()}
     if isinstance(given.get("teachers"), Mapping):
         given["teachers"] = {task: _beside(where, folder) for task, where in given["teachers"].items()}
+    for key in [key for key in _BY_NAME if given.get(key) is not None]:
+        by_name = mapping(given[key], f"training.{key}")
+        given[key] = {str(name): fit(v, _BY_NAME[key], f"training.{key}.{name}") for name, v in by_name.items()}
     return {key: fit(v, hints[key], f"training.{key}") for key, v in given.items()}
