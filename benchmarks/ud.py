@@ -6,6 +6,7 @@ Prints the scores on DEV, the sentences a CPU second in training and in predicti
 """
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -38,8 +39,11 @@ def main() -> None:
     parser.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="Hub id or folder")
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--learning_rate", type=float, default=5e-4)
-    parser.add_argument("--freeze_layers", type=int, default=0)
+    parser.add_argument("--freeze_layers", type=int)
     parser.add_argument("--cache_frozen_layers", type=float, default=None, help="GB")
+    parser.add_argument("--unfreezing", type=json.loads, help="JSON: '{\"1\": 3}'")
+    parser.add_argument("--heads_rate", type=float, help="learning rate of the heads")
+    parser.add_argument("--attention_dropout", type=float, help="in place of the backbone's own")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -59,13 +63,15 @@ def main() -> None:
         texts = read("texts", {"train": args.texts, "max_rows": args.rows})["train"]
         tasks.append(TextClassification.from_dataset("texts", texts))
         train["texts"] = texts
-    model = MultiTaskModel.from_backbone(args.backbone, tasks)
+    dropout = {} if args.attention_dropout is None else {"attention_probs_dropout_prob": args.attention_dropout}
+    model = MultiTaskModel.from_backbone(args.backbone, tasks, **dropout)
     with tempfile.TemporaryDirectory() as folder:
         settings = MultiTaskTrainingArguments(
             output_dir=folder, num_train_epochs=args.epochs, learning_rate=args.learning_rate, warmup_steps=0.1,
             per_device_train_batch_size=32, per_device_eval_batch_size=32, mixing="proportional", share_rows=True,
             report_to="none", save_strategy="no", use_cpu=True, seed=args.seed, disable_tqdm=True, logging_steps=200,
-            freeze_layers=args.freeze_layers, cache_frozen_layers=args.cache_frozen_layers,
+            freeze_layers=args.freeze_layers, unfreezing=args.unfreezing, cache_frozen_layers=args.cache_frozen_layers,
+            learning_rates=None if args.heads_rate is None else {"heads": args.heads_rate},
         )  # fmt: skip
         dev = {name: data["validation"] for name in train if name != "texts"}
         trainer = MultiTaskTrainer(model, settings, train_dataset=train, eval_dataset=dev)

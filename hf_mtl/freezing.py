@@ -56,18 +56,23 @@ class FreezingMixin(PreTrainedModel):
         self.train(self.training)
 
     @contextmanager
-    def keeping_frozen_outputs(self, gigabytes: float) -> Iterator[None]:
+    def keeping_frozen_outputs(self, gigabytes: float, count: int | None = None) -> Iterator[None]:
         """Inside, each text goes through the frozen layers once while the model is trained. See `FrozenOutputs`.
+
+        Args:
+            gigabytes: how much memory that may take.
+            count: how many of the lowest layers stay frozen all the time; None: those that are now.
 
         Raises:
             ValueError: no layer is frozen.
         """
-        if not self._frozen_count:
+        count = self._frozen_count if count is None else count
+        if not count:
             raise ValueError(
-                f"cache_frozen_layers={gigabytes!r} keeps what frozen layers give, and none is frozen: set "
-                "freeze_layers."
+                f"cache_frozen_layers={gigabytes!r} keeps what frozen layers give, and none is frozen all the time: "
+                "set freeze_layers, or unfreeze fewer layers."
             )
-        self._frozen_outputs = FrozenOutputs([*self._stack()][: self._frozen_count], gigabytes)
+        self._frozen_outputs = FrozenOutputs([*self._stack()][:count], gigabytes)
         try:
             yield
         finally:

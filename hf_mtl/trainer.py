@@ -159,7 +159,11 @@ class MultiTaskTrainer(
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         gigabytes, model = self.args.cache_frozen_layers, cast(MultiTaskModel, self.model)
-        with nullcontext() if gigabytes is None else model.keeping_frozen_outputs(gigabytes):
+        count, points = None, self.args.unfreezing_points()
+        if points:
+            text_config: Any = model.config.text_config
+            count = text_config.num_hidden_layers - max(layers for _, layers in points)
+        with nullcontext() if gigabytes is None else model.keeping_frozen_outputs(gigabytes, count):
             return super()._inner_training_loop(*args, **kwargs)
 
     def _look_at(self, part: EncodedDataset) -> None:

@@ -30,7 +30,7 @@ def trained(folder: str, out: Path, cache: float | None, **options: Any) -> tupl
     model = MultiTaskModel.from_backbone(folder, TASKS)
     args = MultiTaskTrainingArguments(
         output_dir=out, num_train_epochs=3, per_device_train_batch_size=4, learning_rate=1e-2, optim="sgd",
-        freeze_layers=1, cache_frozen_layers=cache, save_strategy="no", report_to="none", use_cpu=True, **options,
+        cache_frozen_layers=cache, save_strategy="no", report_to="none", use_cpu=True, **{"freeze_layers": 1} | options,
     )  # fmt: skip
     trainer = MultiTaskTrainer(model, args, train_dataset=rows())
     read: list[int] = []
@@ -51,6 +51,17 @@ def test_training_with_kept_outputs_is_training_without(kind: str, tiny_backbone
     assert all_rows == 3 * 48 and rows_read < all_rows / 2
     for (name, a), b in zip(expected.named_parameters(), found.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_layers_that_are_never_unfrozen_are_kept_too(tiny_backbone: Any, tmp_path: Path) -> None:
+    schedule = {"freeze_layers": None, "unfreezing": {"1": 1}}  # heads alone in the first epoch, then the upper layer
+    expected, all_rows = trained(tiny_backbone(), tmp_path, None, **schedule)
+    found, rows_read = trained(tiny_backbone(), tmp_path, 0.1, **schedule)
+    assert rows_read < all_rows / 2
+    for a, b in zip(expected.parameters(), found.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="unfreeze fewer layers"):
+        trained(tiny_backbone(), tmp_path, 0.1, freeze_layers=None, unfreezing={"1": 2})
 
 
 def test_tasks_that_read_the_same_texts_share_what_is_known(tiny_backbone: Any, tmp_path: Path) -> None:
@@ -87,7 +98,7 @@ def test_full_memory_is_said_once_and_the_rest_is_computed(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"freeze_layers": None, "cache_frozen_layers": 1.0}, "none is frozen: set freeze_layers"),
+        ({"freeze_layers": None, "cache_frozen_layers": 1.0}, "none is frozen all the time: set freeze_layers"),
         ({"freeze_layers": 1, "cache_frozen_layers": 0.0}, "cache_frozen_layers=0.0 must be more than 0"),
     ],
 )
