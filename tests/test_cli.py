@@ -202,7 +202,7 @@ def test_the_script_for_launchers_is_the_same_training(trained: tuple[Path, Path
         (["predict", "MODEL"], "error: Give either texts to answer or --input FILE."),
         (["predict", "MODEL", "a", "--input", "b.jsonl"], "error: Give either texts to answer or --input"),
         (["predict", "MODEL", "--input", "none.jsonl"], "error: --input none.jsonl: no such file."),
-        (["predict", "MODEL", "--input", "pyproject.toml"], "error: --input pyproject.toml: the ending '.toml' is not"),
+        (["predict", "MODEL", "--input", "TOML"], "rows.toml: the ending '.toml' is not"),
         (["predict", "MODEL", "a", "--tasks", "intnt"], "Did you mean 'intent'?"),
         (["predict", "MODEL", "a", "--output", "."], "error: --output . is a folder"),
         (["predict", "no/such/folder", "a"], "error: Model 'no/such/folder' is neither an existing folder nor"),
@@ -225,6 +225,8 @@ def test_a_users_error_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = {"RECIPE": trained[0], "MODEL": trained[1], "OUT": tmp_path / "out", "BACKBONE": tiny_backbone()}
+    names["TOML"] = trained[0].with_name("rows.toml")
+    names["TOML"].write_text("text = 'hello'", encoding="utf-8")
     code, printed, errors = run(*[names.get(argument, argument) for argument in arguments])
     said = errors.strip().splitlines()[-1]
     assert code == 2 and printed == ""

@@ -50,7 +50,9 @@ def own(found: Any, task: str) -> dict[str, torch.Tensor]:
 
 
 def test_the_assembled_model_has_each_tasks_best_score_exactly(make: Any, tmp_path: Path) -> None:
-    trainer = make(lora(), load_best_tasks_at_end=True, learning_rate=0.03, **EVERY_STEP)
+    trainer = make(
+        lora(), load_best_tasks_at_end=True, learning_rate=0.1, lr_scheduler_type="constant", **EVERY_STEP
+    )  # steps so large that scores go up and down
     trainer.train()
     best = {name: max(scores(trainer, name)) for name in ("eval_intent_accuracy", "eval_pos_accuracy")}
     assert any(scores(trainer, name)[-1] < value for name, value in best.items())  # the last is not the best of all
