@@ -136,6 +136,7 @@ class ForwardMixin(WritingMixin):
         names: Sequence[str],
         attention_mask: torch.Tensor,
         index: torch.Tensor | None = None,
+        read_by: Sequence[str] = (),
         **inputs: Any,
     ) -> tuple[torch.Tensor, ...]:
         """Hidden states `[batch, seq, width]` for the heads of these tasks: all layers' where one reads an inner layer.
@@ -144,9 +145,10 @@ class ForwardMixin(WritingMixin):
             names: the tasks whose adapters the rows go through.
             attention_mask: `[batch, seq]`.
             index: `[batch]` which of `names` each row belongs to; None where there is one name, or no adapters.
+            read_by: more tasks whose heads are to read them.
             **inputs: the backbone's other inputs.
         """
-        deep = any(self.tasks[name].layer != -1 for name in names)
+        deep = any(self.tasks[name].layer != -1 for name in (*names, *read_by))
         given = {k: v for k, v in inputs.items() if v is not None and (k != "token_type_ids" or k in self._takes)}
         route = route_of(self.config, names, index)
         read = text_part(self.backbone, self.config.language_model)

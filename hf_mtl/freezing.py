@@ -46,8 +46,8 @@ class FreezingMixin(PreTrainedModel):
             raise ValueError(f"The backbone has {layers} layers: {count} of them cannot be frozen.")
         if count and self.config.adapters is not None:
             raise ValueError(
-                "With adapters the whole backbone is frozen. To leave lower layers without adapters, name the others: "
-                f"LoraConfig(layers_to_transform={list(range(count, layers))})."
+                "With adapters the whole backbone is frozen. To leave lower layers without adapters: "
+                f"from_backbone(..., first_layer={count})."
             )
         self._frozen_count = count
         self._below_learns(True)

@@ -45,15 +45,18 @@ class FrozenOutputs:
             changed = [self._passing_on] * (len(self.layers) - 1) + [self._giving(hidden.to(mask.device), mask)]
         else:
             changed = [None] * (len(self.layers) - 1) + [self._keeping(keys, mask)]
+        before = [vars(layer).get("forward") for layer in self.layers]  # accelerate's hooks put theirs there
         for layer, change in zip(self.layers, changed, strict=True):
             if change is not None:
                 vars(layer)["forward"] = change(layer.forward)
         try:
             yield
         finally:
-            for layer, change in zip(self.layers, changed, strict=True):
+            for layer, change, forward in zip(self.layers, changed, before, strict=True):
                 if change is not None:
                     del vars(layer)["forward"]
+                    if forward is not None:
+                        vars(layer)["forward"] = forward
 
     def _keeping(self, keys: list[bytes], mask: torch.Tensor) -> Callable[..., Any]:
         def change(forward: Callable[..., Any]) -> Callable[..., Any]:

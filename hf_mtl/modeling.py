@@ -23,6 +23,7 @@ from .adapters import (
     parameter_table,
     replaying,
     reset_missing,
+    task_of_key,
 )
 from .backbone import prepare_tokenizer
 from .bundled import locate_backbone
@@ -175,8 +176,9 @@ class MultiTaskModel(
         """
         try:
             config = None if name is None else _config_of(name, kwargs)
-            if config is not None and config.backbone_fingerprint is not None:
-                loaded: Any = cls._over_backbone(name, config, backbone, kwargs)
+            saved = None if config is None else _saved_config(name, config, kwargs)
+            if config is not None and saved is not None and saved.backbone_fingerprint is not None:
+                loaded: Any = cls._over_backbone(name, config, saved, backbone, kwargs)
             else:
                 loaded = super().from_pretrained(name, *args, **kwargs)
         except SafetensorError as error:
@@ -188,7 +190,7 @@ class MultiTaskModel(
         model._freeze()
         for layer in adapter_layers(model.backbone):
             # Out of the file's memory too, where values lie at odd places: products would be rounded by their places.
-            layer.lay_together()
+            layer.lay_apart()
         if name is not None:
             hub = _hub_options(kwargs)
             if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **hub):
@@ -198,8 +200,13 @@ class MultiTaskModel(
         return loaded
 
     @classmethod
-    def _over_backbone(cls, name: Any, config: MultiTaskConfig, backbone: Any, kwargs: dict[str, Any]) -> Any:
-        """A model whose checkpoint has only what learns, over the backbone that it was made on."""
+    def _over_backbone(
+        cls, name: Any, config: MultiTaskConfig, saved: MultiTaskConfig, backbone: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        """A model whose checkpoint has only what learns, over the backbone that it was made on.
+
+        `saved` is the checkpoint's own config, and `config` may have more tasks.
+        """
         hub = {k: kwargs[k] for k in ("token", "cache_dir") if k in kwargs}
         where = locate_backbone(os.fspath(backbone or config.backbone_name or ""), **hub)
         passed = ("dtype", "attn_implementation", "device_map", "local_files_only")
@@ -208,15 +215,19 @@ class MultiTaskModel(
         config = copy.deepcopy(config)
         config.text_config = copy.deepcopy(found.config)
         config.dtype = found.dtype
-        wanted, config.backbone_fingerprint = config.backbone_fingerprint, None
+        wanted, config.backbone_fingerprint = saved.backbone_fingerprint, None
         model = cls(config, backbone=_for_tasks(found, config.language_model))
         model.heads.to(found.device)
         file: Any = cached_file(name, "model.safetensors", **_hub_options(kwargs))
         values = load_file(file)
         bare = {f"backbone.{key}" for key, _ in model.backbone.named_parameters(remove_duplicate=False)}
         missing, unexpected = model.load_state_dict(values, strict=False)
-        if odd := [*unexpected, *(key for key in missing if key not in bare or "lora_" in key)]:
+        fresh = config.get_tasks().keys() - saved.get_tasks().keys()
+        lacking = [key for key in missing if (key not in bare or "lora_" in key) and task_of_key(key) not in fresh]
+        if odd := [*unexpected, *lacking]:
             raise OSError(f"The weights of {str(name)!r} do not fit its config: {odd[:5]}. Copy or download it again.")
+        for layer in adapter_layers(model.backbone):
+            layer.compose_again(fresh)
         own = model.fingerprint_without(values)
         if own != wanted:
             raise ValueError(
@@ -261,6 +272,16 @@ def _config_of(name: Any, kwargs: dict[str, Any]) -> MultiTaskConfig:
     if isinstance(config, MultiTaskConfig):
         return config
     return MultiTaskConfig.from_pretrained(name if config is None else config, **_hub_options(kwargs))
+
+
+def _saved_config(name: Any, config: MultiTaskConfig, kwargs: dict[str, Any]) -> MultiTaskConfig:
+    """The config beside the weights; the given one where there is none."""
+    options = _hub_options(kwargs)
+    if kwargs.get("config") is None or not cached_file(
+        name, "config.json", _raise_exceptions_for_missing_entries=False, **options
+    ):
+        return config
+    return MultiTaskConfig.from_pretrained(name, **options)
 
 
 def _build_backbone(config: MultiTaskConfig) -> PreTrainedModel:

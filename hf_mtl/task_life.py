@@ -17,6 +17,7 @@ from .adapters import (
     rename_adapter,
     rename_key,
     require_private,
+    starts_from_base,
 )
 from .backbone import check_offsets
 from .freezing import FreezingMixin
@@ -133,6 +134,11 @@ class TaskLifeMixin(FreezingMixin):
     def _check_adapters(self, name: str, adapter: Mapping[str, Any] | None) -> None:
         if adapter != self.config.adapters:
             require_private(self.config, name)
+            if starts_from_base(init := (adapter or {}).get("init_lora_weights")):
+                raise ValueError(
+                    f"Task {name!r} cannot have init_lora_weights={init!r} alone: what adapters start from is kept "
+                    "once for all tasks. Make the model by from_backbone with it, or leave it out of this adapter."
+                )
         if adapter is not None and self.config.adapters is None:
             raise ValueError(
                 f"Task {name!r} cannot have an adapter: this model's tasks share all of the backbone, which is "

@@ -112,9 +112,7 @@ class TaskStartMixin(PreTrainedModel):
         mask, inputs = given["attention_mask"], {k: given.get(k) for k in ("input_ids", "token_type_ids")}
         training = self.training
         self.eval()
-        # Both tasks' layers are wanted; all rows go through the first one's adapter.
-        index = torch.zeros(len(mask), dtype=torch.long, device=self.device)
-        states = self.encode([other, name], mask, index, **inputs)
+        states = self.encode([other], mask, read_by=[name], **inputs)
         self.train(training)
         more = {"labels": given["labels"], "positions": given.get("word_positions"), "groups": given.get("row_groups")}
         return states, mask, more

@@ -113,3 +113,17 @@ def test_what_cannot_be_kept_is_refused(
 def test_layers_that_pass_on_more_are_refused(tiny_backbone: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pass on more than the hidden states"):
         trained(tiny_backbone("t5"), tmp_path, 0.1)
+
+
+def test_a_forward_that_someone_put_on_a_layer_stays_there(tiny_backbone: Any) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone(), TASKS)
+    model.freeze_layers(1)
+    layer = model._stack()[0]
+    own = layer.forward
+    layer.forward = put = lambda *args, **kwargs: own(*args, **kwargs)  # as accelerate's hooks do
+    ids = torch.randint(5, 300, (2, 5))
+    model.train()
+    with model.keeping_frozen_outputs(0.1):
+        for _ in range(2):  # computed, and known
+            model.encode(["intent"], torch.ones_like(ids), input_ids=ids)
+            assert layer.forward is put

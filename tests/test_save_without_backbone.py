@@ -1,5 +1,6 @@
 """Checkpoints of adapters and heads alone, loaded back over the backbone."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from test_modeling import batch, build, logits
 from test_packs import trained_everywhere
 from transformers import AutoModel, pipeline
 
-from hf_mtl import FillMask, MultiTaskModel, TextClassification
+from hf_mtl import FillMask, MultiTaskConfig, MultiTaskModel, TextClassification
 
 LORA = LoraConfig(r=2, target_modules="all-linear", lora_alpha=4)
 DORA = LoraConfig(r=2, target_modules=["query"], use_dora=True)
@@ -83,6 +84,27 @@ def test_another_backbone_is_refused_and_the_right_one_may_have_moved(tiny_backb
         moved.rename(tiny_backbone())
     inputs = batch(model)
     assert torch.equal(logits(again, inputs)["mood"], logits(model, inputs)["mood"])
+
+
+@pytest.mark.parametrize(
+    ("adapters", "sharing"), [(LORA, "private"), (LORA, "mtl-lora"), (LoraConfig(init_lora_weights="pissa"), "private")]
+)
+@pytest.mark.parametrize("of_the_model", [False, True], ids=["the folder's", "the model's"])
+def test_a_config_may_be_given_and_have_more_tasks(
+    of_the_model: bool, adapters: Any, sharing: str, tiny_backbone: Any, tmp_path: Any
+) -> None:
+    adapters = copy.deepcopy(adapters)
+    adapters.target_modules = "all-linear"
+    model = trained_everywhere(build(tiny_backbone(), adapters, tasks=[MOOD], sharing=sharing))
+    model.save_pretrained(tmp_path, save_backbone=False)
+    config = copy.deepcopy(model.config) if of_the_model else MultiTaskConfig.from_pretrained(tmp_path)
+    config.tasks = [*config.tasks, TextClassification(name="new", labels=("a", "b")).to_dict()]
+    again, inputs = MultiTaskModel.from_pretrained(tmp_path, config=config), batch(model)
+    assert torch.equal(logits(again, inputs)["mood"], logits(model, inputs)["mood"])
+    for name, parameter in again.named_parameters():
+        if "lora_A.new" in name and sharing == "private" and adapters.init_lora_weights == "pissa":
+            assert torch.equal(parameter, again.get_parameter(name.replace(".new.", ".+start.")))
+        assert parameter.isfinite().all()
 
 
 def test_a_backbone_that_learns_cannot_be_left_out(tiny_backbone: Any, tmp_path: Any) -> None:

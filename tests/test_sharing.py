@@ -203,7 +203,8 @@ def test_fresh_composed_adapters_change_nothing_and_learn(sharing: str, tiny_bac
     [
         ({"sharing": "poly", "sharing_options": {"skill": 4}}, "no option 'skill'.*'skills'"),
         ({"sharing": "poly", "sharing_options": {"skills": 1}}, "skills must be .* at least 2, got 1"),
-        ({"sharing": "mtl-lora", "sharing_options": {"temperature": 0}}, "temperature must be above 0"),
+        ({"sharing": "mtl-lora", "sharing_options": {"temperature": 0}}, "temperature must be a number above 0"),
+        ({"sharing": "mtl-lora", "sharing_options": {"temperature": "cold"}}, "a number above 0, got 'cold'"),
         ({"sharing": "private", "sharing_options": {"skills": 4}}, "'private' has no options"),
         ({"sharing": "poly", "adapters": None}, "there are none"),
         ({"sharing": "poly", "adapters": {"a": LoraConfig()}}, "one LoraConfig for all tasks"),

@@ -142,6 +142,15 @@ def test_the_nearest_task_is_the_one_that_learned_the_same(tiny_backbone: Any, r
         model.nearest_tasks("again", given[:3])
 
 
+def test_nearness_is_measured_where_layers_do_not_see_a_row_for_each_text(tiny_backbone: Any, rows: Any) -> None:
+    names = ("one", "other")
+    some = [TextClassification(name=name, labels=("card", "other"), dropout=0.0) for name in names]
+    model = MultiTaskModel.from_backbone(tiny_backbone("deberta-v2"), some, adapters=LORA)
+    texts = [row["text"] for row in rows("intent", "train", 30)]
+    given = [{"text": text, "label": "card" if "card" in text else "other"} for text in texts]
+    assert model.nearest_tasks("one", given, steps=1).keys() == set(names)
+
+
 def test_nearness_is_measured_for_tasks_on_words_and_choices_too(tiny_backbone: Any, rows: Any) -> None:
     pos = datasets.Dataset.from_list(rows("pos", "train", 12))
     choices = [{"question": f"Which is {i}?", "choices": ["one", "two", "three"], "label": i % 3} for i in range(9)]

@@ -14,6 +14,8 @@ from .inject import (
     delete_adapter,
     inject_adapters,
     reset_missing,
+    starts_from_base,
+    task_of_key,
 )
 from .layers import MORE, RoutedLinear
 from .merging import merge_adapter
@@ -73,6 +75,8 @@ __all__ = [
     "route_of",
     "save_adapter",
     "stack_of",
+    "starts_from_base",
+    "task_of_key",
     "trunk_layers",
     "use_route",
     "written_settings",

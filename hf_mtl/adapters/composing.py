@@ -121,8 +121,8 @@ class MtlLora(Composition):
 
     def __post_init__(self) -> None:
         _at_least(self, "ups", 1)
-        if not self.temperature > 0:
-            raise ValueError(f"sharing_options.temperature must be above 0, got {self.temperature!r}.")
+        if not isinstance(self.temperature, int | float) or not self.temperature > 0:
+            raise ValueError(f"sharing_options.temperature must be a number above 0, got {self.temperature!r}.")
 
     def shared(self) -> list[str]:
         return [ALL]

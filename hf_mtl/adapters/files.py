@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .inject import adapter_to_dict
+from .inject import adapter_to_dict, starts_from_base
 from .layers import RoutedLinear
 
 __all__ = ["ADAPTER_FILES", "fill_adapter", "read_adapter", "save_adapter", "tensors_of", "written_settings"]
@@ -131,6 +131,12 @@ def read_adapter(folder: str | os.PathLike[str], part: Any) -> tuple[dict[str, A
     config = PeftConfig.from_pretrained(os.fspath(folder))
     if not isinstance(config, LoraConfig):
         raise ValueError(f"The adapter in {str(folder)!r} is {config.peft_type}: only LoRA can be routed.")
+    if starts_from_base(config.init_lora_weights):
+        raise ValueError(
+            f"The adapter in {str(folder)!r} has init_lora_weights={config.init_lora_weights!r}, which took a part out "
+            "of the base weights, and here they are whole. Let peft write it as plain LoRA: save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=...)."
+        )
     known = {path: module for path, module in part.named_modules() if isinstance(module, nn.Module)}
     raw = load_file(Path(folder, SAFETENSORS_WEIGHTS_NAME))
     values: dict[str, torch.Tensor] = {}

@@ -5,6 +5,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, cast, get_type_hints
 
 import torch
@@ -27,6 +28,7 @@ __all__ = [
     "inject_adapters",
     "reset_missing",
     "starts_from_base",
+    "task_of_key",
 ]
 
 # Initialisations that leave the base weights alone. The others (CorDA, LoftQ, ...) change them or need data, and the
@@ -130,15 +132,16 @@ def inject_adapters(
                 f"target_modules={config.target_modules!r} takes in {path!r}, a {kind}: only linear layers can "
                 "be routed. Name the linear layers, or use target_modules='all-linear'."
             )
+    for name in names:
+        for parameter in adapter_parameters(backbone, name):
+            # peft gives them the base layer's dtype, in which small steps are lost: bfloat16 keeps 8 bits. First of
+            # all, as what follows copies from one into the other.
+            parameter.data = parameter.data.float()
     if composition is not None:
         for layer in adapter_layers(backbone):
             if START in names and not layer.lora_A[START].weight.is_meta:
                 _take_start(layer, start)
             layer.compose(composition, tasks)
-    for name in names:
-        for parameter in adapter_parameters(backbone, name):
-            # peft gives them the base layer's dtype, in which small steps are lost: bfloat16 keeps 8 bits.
-            parameter.data = parameter.data.float()
     for layer in adapter_layers(backbone):
         for name in layer.lora_A:
             if name in names and not layer.lora_A[name].weight.is_meta:
@@ -148,9 +151,16 @@ def inject_adapters(
 def _take_start(layer: RoutedLinear, init: Any) -> None:
     """Gives what all tasks start from its values by peft's rule, and the base weight back what that took out of it."""
     weight = cast(torch.Tensor, layer.get_base_layer().weight)
+    if (rank := layer.r[START]) > min(weight.shape):
+        raise ValueError(
+            f"init_lora_weights={init!r} with r={rank}: a target layer of shape {tuple(weight.shape)} has no more than "
+            f"{min(weight.shape)} components to start from. Give a smaller r, or one for such layers in rank_pattern."
+        )
     before = weight.data
     weight.data = before.clone()  # some of peft's rules change it in place
     if init == "olora":
+        if layer.fan_in_fan_out:  # of which this rule does not know
+            weight.data = weight.data.T
         layer.olora_init(START)
     elif starts_from_base(init):
         layer.pissa_init(START, init)
@@ -209,6 +219,14 @@ def adapter_tensors(backbone: nn.Module, name: str) -> Iterator[tuple[str, nn.Pa
                 item = held[name]
                 own = item.named_parameters() if isinstance(item, nn.Module) else [("", item)]
                 yield from ((f"{path}.{kind}.{leaf}".rstrip("."), parameter) for leaf, parameter in own)
+
+
+def task_of_key(key: str) -> str | None:
+    """Whose a model's parameter is, by its name: the name of a task, or of what tasks share; None: the backbone's."""
+    pieces = key.split(".")
+    if pieces[0] == "heads":
+        return pieces[1]
+    return next((name for kind, name in pairwise(pieces) if kind.startswith("lora_")), None)
 
 
 def adapter_parameters(backbone: nn.Module, name: str) -> list[nn.Parameter]:

@@ -1,6 +1,6 @@
 """The low-rank layer that sends each row through its own task's weights: y = W x + s B(t) A(t) x."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -9,13 +9,16 @@ from peft.tuners.lora import Linear
 from torch import nn
 
 from .composing import Composition
-from .products import LinearWithLowRank, add_low_rank, lie_together, places_of
+from .products import LinearWithLowRank, add_low_rank, lie_apart, lie_together, places_of
 from .routing import Route, current_route
 
 __all__ = ["MORE", "RoutedLinear"]
 
 # Parameters that compositions have beside peft's: how a task mixes, what it puts between, and more shared weights.
 MORE = ("lora_gate", "lora_core", "lora_up")
+
+# Of how many sets of tasks a layer remembers whether they can be stacked.
+_MOST_KNOWN = 1024
 
 
 class RoutedLinear(Linear):
@@ -104,6 +107,8 @@ class RoutedLinear(Linear):
         """Whether the adapters can be stacked: all here, of one shape and dropout, plain LoRA without a bias."""
         found: dict[tuple[str, ...], bool] = self._caches.setdefault("alike", {})
         if names not in found:
+            if len(found) == _MOST_KNOWN:  # of many tasks each batch may have others
+                found.clear()
             found[names] = self._compare(names)
         return found[names]
 
@@ -126,6 +131,12 @@ class RoutedLinear(Linear):
         self.composition = composition
         self._caches.pop("alike", None)
 
+    def compose_again(self, tasks: Iterable[str]) -> None:
+        """Gives what these tasks have beside peft's own the values that training starts from, by what is shared now."""
+        for task in tasks:
+            if self.composition is not None and self.has(task):
+                self.composition.reset(self, task)
+
     def update_layer(self, *args: Any, **kwargs: Any) -> None:
         for kind in MORE:
             if kind not in self._modules:  # peft makes its own before it calls this, and looks through all after
@@ -135,6 +146,12 @@ class RoutedLinear(Linear):
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
+        self.forget_alike()
+        if not _in_a_group():
+            self.lay_apart()  # the memory of all would keep the one that is gone
+
+    def forget_alike(self) -> None:
+        """To be called where a name stands for another adapter than before."""
         self._caches.pop("alike", None)
 
     def _scale(self, route: Route, x: torch.Tensor) -> float | torch.Tensor:
@@ -187,6 +204,17 @@ class RoutedLinear(Linear):
             names = tuple(name for name in self.lora_A if self.r[name] == rank)
             for parameters in self.weights(names):
                 lie_together(cast(list[nn.Parameter], parameters))
+
+    def lay_apart(self) -> None:
+        """Gives each adapter memory of its own."""
+        lie_apart([*self.lora_A.parameters(), *self.lora_B.parameters()])
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        # Whoever writes a state takes values in one memory for one value (accelerate leaves out all but the first,
+        # safetensors refuses them), or writes the memory of all for one of them (torch).
+        if not _in_a_group():
+            self.lay_apart()
+        super()._save_to_state_dict(*args)
 
     def _row_by_row(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         """One sub-batch an adapter, for adapters that cannot be stacked (DoRA, ranks that differ)."""

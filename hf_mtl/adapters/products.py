@@ -4,7 +4,7 @@ The low-rank states are made transposed, `A x^T` in place of `x A^T`: a product 
 times faster than one with the few columns of a rank, and the second product takes its factor transposed for nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +13,30 @@ from torch import nn
 
 from .routing import Route
 
-__all__ = ["LinearWithLowRank", "add_low_rank", "lie_together", "places_of"]
+__all__ = ["LinearWithLowRank", "add_low_rank", "lie_apart", "lie_together", "places_of"]
+
+# Where torch's own memory begins: at multiples of so many bytes.
+_ALIGNED = 64
 
 
 def lie_together(parameters: Sequence[nn.Parameter]) -> None:
     """Moves the values of parameters of one shape side by side in one memory; they stay parameters of their own."""
-    whole = torch.stack([p.detach() for p in parameters])
-    for parameter, values in zip(parameters, whole.unbind(), strict=True):
-        parameter.data = values
+    with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode can never learn
+        whole = torch.stack([p.detach() for p in parameters])
+        for parameter, values in zip(parameters, whole.unbind(), strict=True):
+            parameter.data = values
+
+
+def lie_apart(parameters: Iterable[nn.Parameter]) -> None:
+    """Gives each parameter memory that is its alone, and begins where torch's own does, where it has not."""
+    with torch.inference_mode(False), torch.no_grad():
+        for parameter in parameters:
+            size = parameter.numel() * parameter.element_size()
+            if parameter.is_meta or (
+                parameter.untyped_storage().nbytes() == size and parameter.data_ptr() % _ALIGNED == 0
+            ):
+                continue
+            parameter.data = parameter.detach().clone()
 
 
 def places_of(parameters: Sequence[torch.Tensor]) -> list[int] | None:
@@ -41,8 +57,9 @@ def weights_for(route: Route, parameters: Sequence[torch.Tensor]) -> torch.Tenso
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         stacked = torch.stack(list(parameters))
         return stacked if route.even else stacked[route.index]
+    # Held here: another thread may lay the parameters elsewhere meanwhile, and places are of one memory.
     first = parameters[0].detach()
-    places = places_of(parameters)
+    places = places_of([first, *parameters[1:]])
     if places is None:
         stacked = torch.stack([p.detach() for p in parameters])
         return stacked if route.even else stacked.index_select(0, route.index_in(range(len(parameters))))
@@ -66,7 +83,8 @@ def add_low_rank(
     low = torch.bmm(a, x.reshape(len(a), -1, x.shape[-1]).transpose(1, 2))
     if isinstance(scale, torch.Tensor):
         low, scale = low * scale, 1.0
-    if torch.is_grad_enabled() or result.dtype != low.dtype or not result.is_contiguous():
+    # Autocast casts for products out of place alone.
+    if torch.is_grad_enabled() or not result.dtype == low.dtype == b.dtype or not result.is_contiguous():
         base = result.reshape(len(a), -1, result.shape[-1]).to(low.dtype)
         return torch.baddbmm(base, low.transpose(1, 2), b.transpose(1, 2), alpha=scale).reshape(result.shape)
     result.view(len(a), -1, result.shape[-1]).baddbmm_(low.transpose(1, 2), b.transpose(1, 2), alpha=scale)
@@ -98,11 +116,13 @@ class LinearWithLowRank(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Out of place wherever a gradient may be one of a batch of gradients (`is_grads_batched`)."""
+        """Out of place wherever a gradient may be one of a batch of gradients (`is_grads_batched`).
+
+        Written in steps of autograd, by which there are second derivatives (`create_graph`).
+        """
         x, weight, *parameters = ctx.saved_tensors
         route, scale, number = ctx.route, ctx.scale, len(parameters) // 2
-        with torch.no_grad():
-            a, b = weights_for(route, parameters[:number]), weights_for(route, parameters[number:])
+        a, b = weights_for(route, parameters[:number]), weights_for(route, parameters[number:])
         rows = x.reshape(len(a), -1, x.shape[-1])
         above = gradient.reshape(len(a), -1, gradient.shape[-1])
         low = torch.bmm(a, rows.transpose(1, 2)) * scale

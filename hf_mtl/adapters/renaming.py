@@ -19,6 +19,7 @@ def rename_adapter(backbone: nn.Module, old: str, new: str) -> None:
                 rename_key(value, old, new)
         active = [new if name == old else name for name in layer.active_adapters]
         layer._active_adapter = active if isinstance(layer._active_adapter, list) else active[0]
+        layer.forget_alike()
     for module in backbone.modules():  # an encoder-decoder's encoder may have tasks of its own
         rename_key(vars(module).get("peft_config", {}), old, new)
 
