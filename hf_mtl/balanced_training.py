@@ -85,6 +85,10 @@ class BalancedTrainingMixin(Trainer):
                 self._end_step(method)
             else:  # the guard stops or leaves the step out: the method's state knows nothing of it
                 method.step += 1
+                if self._rows is not None and self.accelerator.scaler is not None:  # it must see a gradient
+                    if self.args.world_size > 1:
+                        self._rows.average()
+                    self._rows.write_sum([1.0] * len(self._rows.tasks))
                 self._rows, self._micro_losses, self._micro_shares = None, [], []
         return loss.detach() / self.current_gradient_accumulation_steps
 
@@ -168,7 +172,13 @@ class BalancedTrainingMixin(Trainer):
             Path(output_dir, _STATE).write_text(json.dumps(state), encoding="utf-8")
 
     def _load_balancing(self, path: Path, method: Balancing) -> None:
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"method": "static"}
+        if not path.is_file():
+            logger.warning(
+                "%s has no %s, as with balancing='static', or with save_only_model: %r begins anew.",
+                path.parent, path.name, self.args.balancing,
+            )  # fmt: skip
+            return
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if kept["method"] == self.args.balancing:
             method.load_state_dict(kept["state"])
         else:

@@ -95,6 +95,11 @@ class ParameterArguments:
                 "load_best_model_at_end takes all weights of one checkpoint, load_best_tasks_at_end each task's of its "
                 "own best evaluation: set one of them to False."
             )
+        if (self.task_patience is not None or self.load_best_tasks_at_end) and args.optim in _AVERAGING:
+            raise ValueError(
+                f"task_patience and load_best_tasks_at_end keep the weights that were scored, and optim="
+                f"{args.optim.value!r} trains others than it scores: take another optimizer, ema_decay for an average."
+            )
         if self.task_patience is not None and args.optim in _WITHOUT_GROUPS:
             raise ValueError(
                 f"task_patience needs gradients that stay until the optimizer's step, and optim={args.optim.value!r} "

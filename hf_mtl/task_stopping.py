@@ -97,7 +97,10 @@ class TaskStoppingMixin(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self.is_in_train and self._courses and eval_dataset is None and metric_key_prefix == "eval":
+        # eval_on_start of a resumed run: the unbroken one has not evaluated here, or has counted it.
+        again = self.is_in_train and self.state.global_step == self._initial_global_step > 0
+        counts = self.is_in_train and not again and eval_dataset is None and metric_key_prefix == "eval"
+        if counts and self._courses:
             self._judge(metrics)
         return metrics
 
@@ -144,10 +147,9 @@ class TaskStoppingMixin(Trainer):
     def _leave(self, name: str) -> None:
         course = self._courses[name]
         course.left = True
-        if name in self._kept:
-            self._restore(name)
-        else:
+        if name not in self._kept:
             self._keep(name)
+        self._restore(name)  # of averaged weights the averages, which would go on towards the weights otherwise
         logger.info(
             "Task %r leaves the mixture at step %d: its best score was that of step %d.",
             name, self.state.global_step, course.step,
@@ -188,7 +190,10 @@ class TaskStoppingMixin(Trainer):
     def _load_courses(self, folder: Path) -> None:
         path = folder / _STATE
         if not path.is_file():
-            logger.warning("%s was written without task_patience and load_best_tasks_at_end: they begin anew.", folder)
+            logger.warning(
+                "%s has no %s, as without task_patience and load_best_tasks_at_end, or with save_only_model: they "
+                "begin anew.", folder, _STATE,
+            )  # fmt: skip
             return
         for name, values in json.loads(path.read_text(encoding="utf-8")).items():
             if name in self._courses:

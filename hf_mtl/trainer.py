@@ -163,8 +163,12 @@ class MultiTaskTrainer(
         if points:
             text_config: Any = model.config.text_config
             count = text_config.num_hidden_layers - max(layers for _, layers in points)
-        with nullcontext() if gigabytes is None else model.keeping_frozen_outputs(gigabytes, count):
-            return super()._inner_training_loop(*args, **kwargs)
+        self.is_in_train = True  # auto_find_batch_size comes here again
+        try:
+            with nullcontext() if gigabytes is None else model.keeping_frozen_outputs(gigabytes, count):
+                return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self.is_in_train = False  # what is evaluated after an error, or an interrupt, is no part of the training
 
     def _look_at(self, part: EncodedDataset) -> None:
         """What must be known of a task's training data beforehand: whether it can be learned from, and its labels."""

@@ -33,6 +33,7 @@ class WeightAverageMixin(Trainer):
     """
 
     args: MultiTaskTrainingArguments
+    _left_out: bool  # whether the last step was left out, for it was not finite
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -68,7 +69,7 @@ class WeightAverageMixin(Trainer):
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        if self.accelerator.optimizer_step_was_skipped:
+        if self.accelerator.optimizer_step_was_skipped or self._left_out:
             return
         decay = min(float(self.args.ema_decay or 0), (1 + self._updates) / (10 + self._updates))
         torch._foreach_lerp_(list(self._averages.values()), [p.float() for p in self._averages], 1 - decay)
@@ -120,7 +121,10 @@ class WeightAverageMixin(Trainer):
     @torch.no_grad()
     def _load_average(self, path: Path) -> None:
         if not path.is_file():
-            logger.warning("%s was written without ema_decay: the average begins anew.", path.parent)
+            logger.warning(
+                "%s has no %s, as without ema_decay, or with save_only_model: the average begins anew.",
+                path.parent, path.name,
+            )  # fmt: skip
             return
         with safe_open(path, framework="pt") as file:
             self._updates = int(file.metadata()["updates"])
@@ -133,7 +137,8 @@ class _AfterStep(TrainerCallback):
     def __init__(self, trainer: WeightAverageMixin):
         self._trainer = trainer
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    # Not at the step's end, at which others may save (enable_jit_checkpoint) or score before it is this one's turn.
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer._update_average()
 
 

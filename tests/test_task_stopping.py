@@ -100,6 +100,53 @@ def test_a_resumed_run_ends_as_the_unbroken_one_and_an_ended_one_takes_no_step(m
         assert resumed.state.global_step == end
 
 
+def test_the_average_of_a_task_that_left_stays_where_it_was_scored(make: Any) -> None:
+    # Turn by turn, so that no batch of `intent` has been fetched when it leaves.
+    settings = {"mixing": "round_robin", "gradient_accumulation_steps": 1, "ema_decay": 0.9}
+    trainer = make(lora(), **(STOPPING | settings))
+    names = {p: name for name, p in trainer.model.named_parameters()}
+    averages: list[dict[str, torch.Tensor]] = []
+
+    class Look(TrainerCallback):
+        def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
+            averages.append({names[p]: average.clone() for p, average in trainer._averages.items()})
+
+    trainer.add_callback(Look())
+    trainer.train()
+    course = trainer._courses["intent"]
+    left = course.step + course.since
+    assert left < len(averages)
+    assert differing(own(averages[0], "intent"), own(averages[left - 1], "intent"))
+    for later in averages[left:]:
+        assert not differing(own(averages[left - 1], "intent"), own(later, "intent"))
+
+
+def test_an_evaluation_on_start_of_a_resumed_run_is_not_counted_again(make: Any, tmp_path: Path) -> None:
+    settings = STOPPING | {"save_strategy": "steps", "save_steps": 1, "eval_on_start": True}
+    unbroken = make(lora(), **settings)
+    unbroken.train()
+    resumed = make(lora(), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+    assert resumed._courses == unbroken._courses
+    assert differing(weights(unbroken), weights(resumed)) == []
+
+
+def test_evaluations_after_an_interrupt_are_no_part_of_the_training(make: Any) -> None:
+    class Interrupt(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    trainer = make(lora(), **STOPPING)
+    trainer.add_callback(Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    before = {name: vars(course).copy() for name, course in trainer._courses.items()}
+    found = trainer.evaluate()
+    assert {name: vars(course) for name, course in trainer._courses.items()} == before
+    assert trainer.model.config.card_data["results"]["intent"]["accuracy"] == found["eval_intent_accuracy"]
+
+
 def test_tasks_that_train_the_backbone_together_are_not_assembled(make: Any) -> None:
     with pytest.raises(ValueError, match=r"learn with all tasks .*adapters=LoraConfig"):
         make(load_best_tasks_at_end=True, **EVERY_STEP)
@@ -142,6 +189,7 @@ def test_tasks_that_share_rows_leave_together(tiny_backbone: Any, rows: Any, tmp
             "set one of them to False",
         ),
         ({"task_patience": 1, "optim": "lomo", **EVERY_STEP}, "take another optimizer"),
+        ({"task_patience": 1, "optim": "schedule_free_adamw", **EVERY_STEP}, "trains others than it scores"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(make: Any, settings: Any, message: str) -> None:

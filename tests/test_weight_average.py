@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from two_tasks import differing, lora, two_tasks, weights
 
 DECAY = 0.6
@@ -83,6 +84,45 @@ def test_a_resumed_run_has_the_average_of_the_unbroken_one(make: Any, settings: 
     resumed = make(**settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
     assert differing(weights(unbroken), weights(resumed)) == []
+
+
+class Sigterm(TrainerCallback):
+    """Asks for a checkpoint, as the signal does, so that it is written at the end of the third step."""
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            (jit,) = [c for c in self.trainer.callback_handler.callbacks if isinstance(c, JITCheckpointCallback)]
+            jit.jit_manager.is_checkpoint_requested = True
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+
+def test_a_checkpoint_that_is_written_when_a_run_is_told_to_end_has_the_steps_average(
+    make: Any, tmp_path: Path
+) -> None:
+    settings = {"ema_decay": DECAY, "max_steps": 6, "save_strategy": "steps", "save_steps": 100}
+    unbroken = make(**settings)
+    unbroken.train()
+    ended = make(**settings, enable_jit_checkpoint=True)
+    ended.add_callback(Sigterm(ended))
+    ended.train()
+    assert ended.state.global_step == 3
+    resumed = make(**settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
+    assert differing(weights(unbroken), weights(resumed)) == []
+
+
+def test_a_checkpoint_of_the_model_alone_says_what_begins_anew(make: Any, tmp_path: Path, caplog: Any) -> None:
+    settings = {
+        "ema_decay": DECAY, "balancing": "famo", "save_strategy": "steps", "save_steps": 1, "save_only_model": True,
+        "max_steps": 2,
+    }  # fmt: skip
+    make(**settings).train()
+    make(**settings).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+    for name in ("weight_average.safetensors", "balancing.json"):
+        assert f"has no {name}, as with" in caplog.text
+    assert caplog.text.count("or with save_only_model") == 2
 
 
 def test_a_checkpoint_of_averages_is_not_resumed_without_an_average(make: Any, tmp_path: Path) -> None:

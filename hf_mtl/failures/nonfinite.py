@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -45,6 +45,7 @@ class NonFiniteMixin(Trainer):
         self._finite_losses: bool | None = None  # of this step, once that is known
         self._gradient_norm: Any = None
         self._skipped_in_a_row = 0
+        self._left_out = False  # whether the last step was
         self._epoch_began = (0, 0)
         self._at_once = False
         self.add_callback(_GuardCallback(self))
@@ -111,7 +112,7 @@ class NonFiniteMixin(Trainer):
         return None
 
     def _done(self) -> None:
-        self._step_losses, self._finite_losses, self._skipped_in_a_row = [], None, 0
+        self._step_losses, self._finite_losses, self._skipped_in_a_row, self._left_out = [], None, 0, False
 
     def _stop_or_skip(self, what: str) -> None:
         args, state = self.args, self.state
@@ -133,6 +134,10 @@ class NonFiniteMixin(Trainer):
                 "Go on from an earlier checkpoint with a lower learning_rate."
             )
         logger.warning("%s The step is left out (on_nonfinite='skip').", message)
+        self._left_out = True
+        scaler, optimizer = self.accelerator.scaler, cast(Any, self.optimizer)
+        if scaler is not None and not args.max_grad_norm:  # it must have seen a gradient, as it has to clip one
+            scaler.unscale_(optimizer.optimizer)
         model: Any = self.model
         for parameter in model.parameters():
             parameter.grad = None

@@ -127,6 +127,8 @@ class ResourcesMixin(Trainer):
             ways.append(f"limit max_tokens_per_batch (the batch has {rows * longest})")
         else:
             ways.append(f"lower max_tokens_per_batch (now {args.max_tokens_per_batch})")
+        if args.r_drop:
+            ways.append("leave r_drop out, by which each row is read twice")
         ways.append(f"cut long texts by the task's max_length (below {longest})")
         if not args.gradient_checkpointing and not args.activation_checkpointing:
             ways.append("set activation_checkpointing=True")

@@ -156,7 +156,8 @@ class MixedBatchSampler(PlannedBatchSampler):
         begun = max(self._begun, self._begin(self.epoch))
         if self.max_tokens is not None:
             begun += 1  # the row that did not fit has been looked at
-        evaluation = Evaluation(step=-(-begun // self._rows_per_step), scores=dict(scores), left=list(left))
+        first = max([-(-begun // self._rows_per_step), *(known.step for known in self.plan.history)])
+        evaluation = Evaluation(step=first, scores=dict(scores), left=list(left))
         self.plan.record(evaluation)
         del self._firsts[self.epoch + 1 :]
         return evaluation

@@ -146,7 +146,8 @@ class MultiTaskBatchSampler(PlannedBatchSampler):
     def record(self, scores: Mapping[str, float], left: Sequence[str] = ()) -> Evaluation:
         per_step = self.plan.draws_per_epoch // self.plan.steps_per_epoch
         begun = max(self._begun, self.epoch * self.plan.draws_per_epoch)
-        evaluation = Evaluation(step=-(-begun // per_step), scores=dict(scores), left=list(left))
+        first = max([-(-begun // per_step), *(known.step for known in self.plan.history)])
+        evaluation = Evaluation(step=first, scores=dict(scores), left=list(left))
         self.plan.record(evaluation)
         return evaluation
 

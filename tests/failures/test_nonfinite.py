@@ -95,6 +95,35 @@ def test_a_skipped_step_changes_no_weight_and_the_others_do(make: Any, balancing
     assert len(said) == len(bad) and said[0].startswith(f"Step {bad[0]}: the loss of task 'long' is inf")
 
 
+def test_a_skipped_step_moves_no_average(make: Any) -> None:
+    found: list[tuple[int, dict[str, torch.Tensor]]] = []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            averages = {str(k): average.clone() for k, average in enumerate(trainer._averages.values())}
+            found.append((trainer._updates, averages))
+
+    trainer = make(bad=1e25, on_nonfinite="skip", ema_decay=0.9)
+    trainer.add_callback(Look())
+    bad = steps_with_the_row(trainer, 12)
+    trainer.train()
+    assert found[-1][0] == 12 - len(bad)
+    for step in range(2, 13):
+        (before, one), (after, other) = found[step - 2 : step]
+        still = before == after and all(torch.equal(one[k], other[k]) for k in one)
+        assert still == (step in bad)
+
+
+@pytest.mark.parametrize("balancing", ["static", "pcgrad"])
+def test_a_step_is_skipped_under_a_loss_scaler_that_has_nothing_to_clip(make: Any, balancing: str) -> None:
+    watch = Watch()
+    trainer = make(bad=1e25, callbacks=[watch], on_nonfinite="skip", balancing=balancing, max_grad_norm=0.0)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)  # as fp16 has one, which needs a GPU
+    bad = steps_with_the_row(trainer, 12)
+    trainer.train()
+    assert watch.changed == [step not in bad for step in range(1, 13)]
+
+
 def test_a_run_without_bad_steps_is_the_same_to_the_bit_under_either_setting(make: Any) -> None:
     one = make(max_steps=4)
     one.train()

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_mtl.mixing import Evaluation, Mixture, MixturePlan, MultiTaskBatchSampler
+from hf_mtl.mixing import Evaluation, MixedBatchSampler, Mixture, MixturePlan, MultiTaskBatchSampler
 
 SIZES = {"a": 40, "b": 100, "c": 9}
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -99,3 +99,18 @@ def test_a_mixture_that_all_would_leave_is_refused() -> None:
 def test_an_unknown_task_cannot_leave() -> None:
     with pytest.raises(ValueError, match="not tasks"):
         plan("uniform").record(Evaluation(step=1, scores={}, left=["x"]))
+
+
+@pytest.mark.parametrize("kind", ["per_task", "mixed"])
+def test_a_run_that_goes_on_at_the_begin_of_an_epoch_records_behind_what_it_knows(kind: str) -> None:
+    # ignore_data_skip: its rows come from the begin on, and its evaluations are of later steps.
+    if kind == "mixed":
+        lengths = {task: np.ones(size, dtype=int) for task, size in SIZES.items()}
+        sampler: Any = MixedBatchSampler(SIZES, lengths=lengths, batch_size=4, accumulation=2, length_group=1)
+    else:
+        sampler = MultiTaskBatchSampler(SIZES, batch_size=4, accumulation=2)
+    sampler.restore([Evaluation(step=6, scores={}, left=["c"])])
+    batches = iter(sampler)
+    next(batches)
+    assert sampler.record({"a": 0.5}, ["b"]).step == 6
+    assert sampler.plan.history[-1].left == ["b"]
