@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.data_loader import BatchSamplerShard
 
 from .adapters import reads_alike
 from .backbone import prepare_tokenizer
@@ -15,18 +14,17 @@ from .balanced_training import BalancedTrainingMixin
 from .checkpoints import CheckpointsMixin, SaveAtEpochEnd
 from .data import MultiTaskCollator, MultiTaskDataset
 from .data.encoded import EncodedDataset
-from .data.mixed import SharedRows
 from .disk import check_writable
 from .evaluation import EvaluationMixin
 from .failures import NonFiniteMixin, ResourcesMixin
 from .forwarding import weighted_sum
 from .learning_rates import LearningRatesMixin
 from .mixed_training import MixedTrainingMixin
-from .mixing import MixingRule, Mixture, MixtureCallback, MultiTaskBatchSampler, PlannedBatchSampler
+from .mixing import MixingRule, MixtureCallback
+from .mixture_training import MixtureMixin
 from .model_card import render_card, write_card
 from .modeling import MultiTaskModel
 from .task_stopping import TaskStoppingMixin
-from .tasks import Task
 from .tasks.label_losses import total_weight
 from .training_aids import TrainingAidsMixin
 from .training_args import MultiTaskTrainingArguments
@@ -49,7 +47,8 @@ _WITHOUT_EFFECT = {
 
 class MultiTaskTrainer(
     UnfreezingMixin, TaskStoppingMixin, ResourcesMixin, NonFiniteMixin, TrainingAidsMixin, CheckpointsMixin,
-    WeightAverageMixin, LearningRatesMixin, BalancedTrainingMixin, MixedTrainingMixin, EvaluationMixin,
+    WeightAverageMixin, LearningRatesMixin, BalancedTrainingMixin, MixedTrainingMixin, MixtureMixin,
+    EvaluationMixin,
 ):  # fmt: skip
     """Trains and evaluates a `MultiTaskModel` on several data sets at once.
 
@@ -135,8 +134,6 @@ class MultiTaskTrainer(
             train = self._encode(train_dataset, tokenizer, "train") if train_dataset is not None else None
             evaluated = self._encode(eval_dataset, tokenizer, "eval") if eval_dataset is not None else None
         self._labels_per_feature: dict[str, float] = {}
-        self._labels_per_batch: dict[str, float] = {}
-        self._rows_per_batch: dict[str, float] = {}
         for part in (train or {}).values():
             self._look_at(part)
         super().__init__(
@@ -188,70 +185,6 @@ class MultiTaskTrainer(
     def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
         """Nothing is removed: the data sets give just what the collator makes a batch of."""
         return data_collator
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> PlannedBatchSampler:
-        dataset: Any = train_dataset or self.train_dataset
-        self._sampler = self._mixture(dataset)
-        rows, known = self._sampler.rows_per_batch(), self._labels_per_feature
-        self._rows_per_batch = rows
-        self._labels_per_batch = {
-            task.name: rows[unit] * known[task.name]
-            for unit, tasks in _tasks_of_units(dataset).items()
-            for task in tasks
-            if task.name in known
-        }
-        return self._sampler
-
-    def get_train_dataloader(self) -> Any:
-        loader = super().get_train_dataloader()
-        if isinstance(loader.batch_sampler, BatchSamplerShard):
-            # With several processes accelerate would drop batches of another size than the first batch size it saw.
-            loader.batch_sampler.batch_size = None
-        return loader
-
-    def _mixture(self, dataset: Any) -> PlannedBatchSampler:
-        self._check_tasks()
-        args = self.args
-        rule = {} if self._mixing_rule is None else {"strategy": self._mixing_rule, "weights": None}
-        limits = args.batch_limits(self._train_batch_size)
-        draws = args.tasks_per_step or args.gradient_accumulation_steps
-        one_batch_a_draw = args.world_size * args.gradient_accumulation_steps == draws
-        # Where rows stay as they fall nobody asks for their lengths.
-        shuffled = args.length_group == 1 and one_batch_a_draw and limits.get("max_tokens") is None
-        common: dict[str, Any] = {
-            "batch_size": self._train_batch_size,
-            "world_size": args.world_size,
-            "rank": args.process_index,
-            "accumulation": args.gradient_accumulation_steps,
-            "mixture": Mixture(**(args.mixture_options() | rule)),
-            "seed": args.seed if args.data_seed is None else args.data_seed,
-            "length_group": args.length_group,
-            "epochs": args.num_train_epochs,
-            "max_steps": args.max_steps if args.max_steps > 0 else None,
-            "max_tokens": limits["max_tokens"],
-        }
-        if args.batching == "mixed":
-            return self._mixed_sampler(dataset, common)
-        sizes = {name: len(unit) for name, unit in dataset.units.items()}
-        lengths = None if shuffled else {name: unit.lengths() for name, unit in dataset.units.items()}
-        return MultiTaskBatchSampler(
-            sizes, lengths=lengths, tasks_per_step=args.tasks_per_step, batch_sizes=limits["batch_sizes"], **common
-        )
-
-    def _units(self) -> dict[str, list[Task]]:
-        return _tasks_of_units(self.train_dataset)
-
-    def _metrics_of_units(self) -> dict[str, list[str]]:
-        """Unit of the mixture -> names of its tasks' main metrics in what `evaluate` gives."""
-        units = self._units()
-        return {unit: [f"eval_{task.name}_{task.main_metric}" for task in tasks] for unit, tasks in units.items()}
-
-    def rows_per_epoch(self) -> dict[str, int]:
-        """Rows that the first epoch takes of each task, by the mixture; more than a task has means that they repeat.
-
-        Tasks that share their rows (`share_rows`) have one entry, under all of their names.
-        """
-        return self._mixture(self.train_dataset).rows_per_epoch()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -319,11 +252,3 @@ class MultiTaskTrainer(
         folder = str(self.args.output_dir)
         model_id = self.hub_model_id or self.args.hub_model_id or Path(folder).name
         write_card(folder, render_card(config, model_id=model_id, **data))
-
-
-def _tasks_of_units(dataset: MultiTaskDataset) -> dict[str, list[Task]]:
-    """Unit of the mixture -> the tasks that learn from its rows."""
-    return {
-        unit: [part.task for part in (rows.parts if isinstance(rows, SharedRows) else [rows])]
-        for unit, rows in dataset.units.items()
-    }

@@ -52,6 +52,7 @@ LAYERS = {
         "failures",
         "checkpoints",
         "mixed_training",
+        "mixture_training",
         "learning_rates",
         "task_stopping",
         "unfreezing",
