@@ -1,8 +1,5 @@
 """MultiTaskTrainingArguments: transformers' own, and how tasks are mixed."""
 
-import math
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from .aid_arguments import AidArguments
 from .balancing import GRADIENT_METHODS, check_balancing
 from .mixing import MIXING_RULES, Mixture
 from .mixing.batching import check_batching
@@ -18,7 +16,6 @@ from .parameter_arguments import ParameterArguments
 
 __all__ = ["MultiTaskTrainingArguments"]
 
-_NUMBER = re.compile(r"[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?")
 
 # transformers' arguments that cannot do here what they say -> (their usual value, what to do instead).
 _WITHOUT_EFFECT = {
@@ -30,7 +27,7 @@ _WITHOUT_EFFECT = {
 
 
 @dataclass
-class MultiTaskTrainingArguments(ParameterArguments, TrainingArguments):
+class MultiTaskTrainingArguments(AidArguments, ParameterArguments, TrainingArguments):
     """`transformers.TrainingArguments` with the mixture of tasks.
 
     An epoch is as many rows as all tasks have together (each counted up to `cap`); the mixture says how many of them
@@ -144,30 +141,6 @@ class MultiTaskTrainingArguments(ParameterArguments, TrainingArguments):
     balancing_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Options of the balancing method, by name; on a command line as JSON."}
     )
-    teachers: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Task -> Hub id or folder of a trained MultiTaskModel whose answers it learns from beside its "
-            "labels."
-        },
-    )
-    teacher_weight: float | None = field(
-        default=None,
-        metadata={
-            "help": "The share of a target that is the teacher's, from 0 to 1. By default it falls evenly from 1 at "
-            "the begin of the training to 0 at its end (BAM's annealing)."
-        },
-    )
-    teacher_temperature: float = field(
-        default=1.0, metadata={"help": "By what a teacher's and its student's logits are divided to be compared."}
-    )
-    r_drop: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Each training row is read twice, under two dropouts, and how far the two are apart counts so much "
-            "in the loss (R-Drop): a number, or task -> number."
-        },
-    )
     on_nonfinite: str = field(
         default="stop",
         metadata={
@@ -255,40 +228,6 @@ class MultiTaskTrainingArguments(ParameterArguments, TrainingArguments):
         gigabytes = self.cache_frozen_layers
         if gigabytes is not None and not gigabytes > 0:
             raise ValueError(f"cache_frozen_layers={gigabytes} must be more than 0 gigabytes, or None to keep nothing.")
-
-    def paths_of_teachers(self) -> dict[str, Any]:
-        """`teachers` as a dict."""
-        if isinstance(self.teachers, str):
-            raise ValueError(f'teachers={self.teachers!r} must be a dict, or JSON: \'{{"intent": "folder"}}\'.')
-        return dict(self.teachers or {})
-
-    def r_drop_of(self, tasks: Sequence[str]) -> dict[str, float]:
-        """`r_drop` of each of these tasks, where one number stands for all of them; those of 0 left out."""
-        value: Any = self.r_drop
-        if value is None:
-            return {}
-        given = dict(value) if isinstance(value, Mapping) else dict.fromkeys(tasks, value)
-        return {name: float(alpha) for name, alpha in given.items() if float(alpha)}
-
-    def _check_aids(self) -> None:
-        self.paths_of_teachers()
-        value: Any = self.r_drop
-        if isinstance(value, str) and _NUMBER.fullmatch(value):  # as a command line has it
-            value = self.r_drop = float(value)  # type: ignore[assignment]
-        for name, alpha in value.items() if isinstance(value, Mapping) else [] if value is None else [("", value)]:
-            number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-            if not number or not 0 <= alpha < math.inf:
-                where = f"r_drop[{name!r}]" if name else "r_drop"
-                raise ValueError(
-                    f"{where}={alpha!r} must be a number of 0 or more, or a dict task -> number; on a command line "
-                    "JSON: '{\"intent\": 1.0}'."
-                )
-        if self.teacher_weight is not None and not 0 <= self.teacher_weight <= 1:
-            raise ValueError(
-                f"teacher_weight={self.teacher_weight!r} must be from 0 to 1, or None: falling from 1 to 0."
-            )
-        if not 0 < self.teacher_temperature < math.inf:
-            raise ValueError(f"teacher_temperature={self.teacher_temperature!r} must be a number above 0.")
 
     def _check_nonfinite(self) -> None:
         if self.on_nonfinite not in (known := ("stop", "skip")):

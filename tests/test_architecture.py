@@ -43,7 +43,7 @@ LAYERS = {
     4: ["freezing", "saving", "writing"],
     5: ["export", "forwarding", "packs", "task_life", "task_start"],
     6: ["modeling"],
-    7: ["pipeline", "analysis", "teachers", "parameter_arguments"],
+    7: ["pipeline", "analysis", "teachers", "parameter_arguments", "aid_arguments"],
     8: ["training_args"],
     9: [
         "evaluation",
