@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils import cached_file
 
 from .adapters import (
-    MORE,
+    KEPT_IN_32_BITS,
     adapter_layers,
     from_layer,
     known_sharing,
+    of_adapter,
     parameter_counts,
     parameter_table,
     replaying,
@@ -62,7 +63,7 @@ class MultiTaskModel(
     _supports_flex_attn = True
     _supports_attention_backend = True
     # On a backbone of 16 bits what learns stays in 32: small steps would be lost in 8 or 11 bits of mantissa.
-    _keep_in_fp32_modules_strict = ["heads", "lora_A", "lora_B", "lora_magnitude_vector", *MORE]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["heads", *KEPT_IN_32_BITS]  # noqa: RUF012
 
     def __init__(self, config: MultiTaskConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -103,8 +104,9 @@ class MultiTaskModel(
             name: Hub id or folder of an encoder, a decoder or an encoder-decoder (whose encoder is taken). Where the
                 Hub cannot be reached, all-MiniLM-L6-v2 comes from the package of extra `quickstart`.
             tasks: the tasks, with their labels known.
-            adapters: a `peft.LoraConfig`: each task gets such an adapter of its own and the backbone is frozen; or a
-                dict task -> its `LoraConfig`. None: the tasks share the whole backbone, and it is trained.
+            adapters: a `peft.LoraConfig` or `IA3Config`: each task gets such an adapter of its own and the backbone is
+                frozen; or a dict task -> its config, all of one kind. None: the tasks share the whole backbone,
+                and it is trained.
             sharing: `private`: an adapter for each task; `shared`: one for all; `shared+private`: both, added up;
                 `mtl-lora`: one whose inside and whose mix of outputs are each task's; `poly`: an inventory of skills,
                 of which each task takes its own mix.
@@ -223,7 +225,7 @@ class MultiTaskModel(
         bare = {f"backbone.{key}" for key, _ in model.backbone.named_parameters(remove_duplicate=False)}
         missing, unexpected = model.load_state_dict(values, strict=False)
         fresh = config.get_tasks().keys() - saved.get_tasks().keys()
-        lacking = [key for key in missing if (key not in bare or "lora_" in key) and task_of_key(key) not in fresh]
+        lacking = [key for key in missing if (key not in bare or of_adapter(key)) and task_of_key(key) not in fresh]
         if odd := [*unexpected, *lacking]:
             raise OSError(f"The weights of {str(name)!r} do not fit its config: {odd[:5]}. Copy or download it again.")
         for layer in adapter_layers(model.backbone):

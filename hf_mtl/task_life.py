@@ -11,6 +11,8 @@ from .adapters import (
     adapter_from_dict,
     adapter_names,
     adapter_to_dict,
+    check_adapters,
+    check_one_kind,
     composition_of,
     delete_adapter,
     inject_adapters,
@@ -46,7 +48,7 @@ class TaskLifeMixin(FreezingMixin):
 
         Args:
             task: with its labels known.
-            adapter: a `peft.LoraConfig` of its own, in place of the one that the model's tasks have.
+            adapter: a peft config of its own, in place of the one that the model's tasks have, of the same kind.
 
         Raises:
             ValueError: the model has a task of this name already, or it is no task; or an adapter for a model that has
@@ -65,6 +67,8 @@ class TaskLifeMixin(FreezingMixin):
                 "one, for no task needed it. Make the model by from_backbone with such a task among its tasks."
             )
         self._check_adapters(task.name, adapter)
+        if adapter is not None and self.config.sharing != "shared":
+            self._check_places(task, adapter)
         if self.tokenizer is not None:
             check_offsets(self.tokenizer, [task])
         head = task.build_head(self.config.text_config).to(self.device)
@@ -124,6 +128,7 @@ class TaskLifeMixin(FreezingMixin):
         """Gives a task, which there is already, a fresh adapter with these settings in the place of its own."""
         task = self.task(name)
         self._check_adapters(name, adapter)
+        self._check_places(task, adapter)
         training = self.training
         delete_adapter(self.backbone, name)
         self.config.task_adapters = {**(self.config.task_adapters or {}), name: dict(adapter)}
@@ -144,6 +149,12 @@ class TaskLifeMixin(FreezingMixin):
                 f"Task {name!r} cannot have an adapter: this model's tasks share all of the backbone, which is "
                 "trained with them. Make the model by from_backbone(..., adapters=LoraConfig(...))."
             )
+        check_one_kind([self.config.adapters, adapter])
+
+    def _check_places(self, task: Task, adapter: Mapping[str, Any]) -> None:
+        """Raises ValueError, before anything is changed, where such an adapter has no place in the backbone."""
+        config: Any = adapter_from_dict(dict(adapter))
+        check_adapters(self._part(task), config, composition_of(self.config), self.backbone)
 
     def rename_task(self, old: str, new: str) -> None:
         """Gives a task another name: its head, its adapter, its place among the tasks and its part of the card stay.
@@ -189,10 +200,8 @@ class TaskLifeMixin(FreezingMixin):
             self._inject_into(self._part(found[0]), config.adapter_of(names[0]), names, loading)
 
     def _inject_into(self, part: PreTrainedModel, settings: Any, names: list[str], loading: bool) -> None:
-        adapter: Any = adapter_from_dict(settings)
-        if loading:
-            adapter.init_lora_weights = True
-        inject_adapters(part, adapter, names, composition_of(self.config))
+        adapter: Any = adapter_from_dict(settings, loading=loading)
+        inject_adapters(part, adapter, names, composition_of(self.config), self.backbone)
 
     def _part(self, task: Task) -> PreTrainedModel:
         """The part of the backbone that has the task's adapter: a task that writes runs through the decoder as well."""
@@ -234,5 +243,6 @@ def adapter_settings(adapters: Any, tasks: Iterable[Task]) -> dict[str, Any]:
         if name not in adapters:
             raise ValueError(f"adapters says nothing of task {name!r}: give its LoraConfig, or None for no adapter.")
     own = {name: adapter_to_dict(adapters[name]) for name in names}
+    check_one_kind(own.values())
     first = next((values for values in own.values() if values is not None), None)
     return {"adapters": first, "task_adapters": {n: v for n, v in own.items() if v != first} or None}

@@ -326,7 +326,7 @@ def test_wrong_calls_say_what_to_do(wrong: Any, message: str, tiny_backbone: Any
     [
         (LoraConfig(target_modules=["qery", "vale"]), r"\['qery', 'vale'\] fits no module .*Did you mean 'query'\?"),
         (LoraConfig(target_modules=r".*\.0\..*qery"), "qery' fits no module .*'query'"),
-        (LoraConfig(target_modules=["word_embeddings"]), "word_embeddings.*only linear layers"),
+        (LoraConfig(target_modules=["position_embeddings"]), "position_embeddings.*no table of tokens"),
         (LoraConfig(init_lora_weights="eva", eva_config=EvaConfig()), "init_lora_weights='eva' changes the backbone"),
         (LoraConfig(modules_to_save=["classifier"]), "modules_to_save"),
         (LoraConfig(bias="all"), "bias='all'"),

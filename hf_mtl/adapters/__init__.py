@@ -3,24 +3,31 @@
 from .bare import bare_parameters, fingerprint
 from .combining import COMBINATIONS, combine_adapters
 from .counts import parameter_counts, parameter_table
+from .embedding import RoutedEmbedding
 from .files import ADAPTER_FILES, fill_adapter, read_adapter, save_adapter, written_settings
 from .inject import (
+    ADAPTERS,
+    KEPT_IN_32_BITS,
     adapter_fields,
     adapter_from_dict,
     adapter_layers,
     adapter_parameters,
     adapter_tensors,
     adapter_to_dict,
+    check_adapters,
+    check_one_kind,
     delete_adapter,
     inject_adapters,
     reset_missing,
     starts_from_base,
     task_of_key,
 )
-from .layers import MORE, RoutedLinear
+from .layers import RoutedLinear
 from .merging import merge_adapter
 from .renaming import rename_adapter, rename_key
+from .routed import RoutedLayer, of_adapter
 from .routing import Route, current_route, replaying, use_route
+from .scaling import RoutedScaling
 from .sharing import (
     SHARINGS,
     adapter_name,
@@ -36,12 +43,16 @@ from .sharing import (
 from .trunk import computed_once, stack_of, trunk_layers
 
 __all__ = [
+    "ADAPTERS",
     "ADAPTER_FILES",
     "COMBINATIONS",
-    "MORE",
+    "KEPT_IN_32_BITS",
     "SHARINGS",
     "Route",
+    "RoutedEmbedding",
+    "RoutedLayer",
     "RoutedLinear",
+    "RoutedScaling",
     "adapter_fields",
     "adapter_from_dict",
     "adapter_layers",
@@ -51,6 +62,8 @@ __all__ = [
     "adapter_tensors",
     "adapter_to_dict",
     "bare_parameters",
+    "check_adapters",
+    "check_one_kind",
     "combine_adapters",
     "composition_of",
     "computed_once",
@@ -63,6 +76,7 @@ __all__ = [
     "known_sharing",
     "learning_names",
     "merge_adapter",
+    "of_adapter",
     "parameter_counts",
     "parameter_table",
     "read_adapter",

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import cast
 
 import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, task_arithmetic, ties
 from torch import nn
 
+from .embedding import RoutedEmbedding
 from .inject import adapter_layers
 from .layers import RoutedLinear
+from .scaling import RoutedScaling
 
 __all__ = ["COMBINATIONS", "combine_adapters"]
 
@@ -39,29 +40,32 @@ def combine_adapters(
         seed: of the values that `dare` keeps.
 
     Raises:
-        ValueError: adapters that cannot be combined: DoRA's, or of different ranks by a method without `svd`.
+        ValueError: adapters that cannot be combined: DoRA's, of different ranks by a method without `svd`, or IA3's
+            vectors by a method that does not simply add them up.
     """
-    layers = [layer for layer in adapter_layers(part) if name in layer.lora_A]
+    found = [layer for layer in adapter_layers(part) if layer.has(name)]
+    layers = [layer for layer in found if isinstance(layer, RoutedLinear | RoutedEmbedding)]
     for layer in layers:  # before anything is changed
         _check(layer, name, weights, method)
+    for scaling in [layer for layer in found if isinstance(layer, RoutedScaling)]:
+        if method not in ("svd", "linear"):
+            raise ValueError(f"IA3's vectors can only be added up, not combined by {method!r}. Use method='linear'.")
+        if own := {source: weight for source, weight in weights.items() if scaling.has(source)}:
+            scaling.combine(name, own)
     merge = _merge(method.removesuffix("_svd"), density)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for layer in layers:
-            present = {source: weight for source, weight in weights.items() if source in layer.lora_A}
+            present = {source: weight for source, weight in weights.items() if layer.has(source)}
             if present:
                 down, up = _combined(layer, present, method, merge, layer.r[name])
-                own_down, own_up = _weight(layer.lora_A, name), _weight(layer.lora_B, name)
+                own_down, own_up = (kind[0] for kind in layer.weights([name]))
                 own_down.zero_()[: len(down)] = down.to(own_down)
                 own_up.zero_()[:, : up.shape[1]] = (up / layer.scaling[name]).to(own_up)
 
 
-def _weight(held: nn.ModuleDict, name: str) -> torch.Tensor:
-    return cast(torch.Tensor, held[name].weight)
-
-
-def _check(layer: RoutedLinear, name: str, weights: Mapping[str, float], method: str) -> None:
-    names = [name, *(source for source in weights if source in layer.lora_A)]
+def _check(layer: RoutedLinear | RoutedEmbedding, name: str, weights: Mapping[str, float], method: str) -> None:
+    names = [name, *(source for source in weights if layer.has(source))]
     if any(other in layer.lora_variant for other in names):
         raise ValueError(
             "DoRA adapters cannot be combined: their magnitudes do not add up. Use LoRA without use_dora=True."
@@ -79,12 +83,11 @@ def _merge(kind: str, density: float) -> Merge:
 
 
 def _combined(
-    layer: RoutedLinear, weights: Mapping[str, float], method: str, merge: Merge, rank: int
+    layer: RoutedLinear | RoutedEmbedding, weights: Mapping[str, float], method: str, merge: Merge, rank: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`down [r, in]` and `up [out, r]`, whose product is what is added to the base weight. On the CPU, where `dare`
     draws by the seed."""
-    downs = [_weight(layer.lora_A, source).float().cpu() for source in weights]
-    ups = [_weight(layer.lora_B, source).float().cpu() for source in weights]
+    downs, ups = ([value.float().cpu() for value in kind] for kind in layer.weights(list(weights)))
     factors = torch.tensor([weight * layer.scaling[source] for source, weight in weights.items()])
     if method == "svd":
         return _cut(

@@ -5,11 +5,9 @@ from collections.abc import Iterable
 from torch import nn
 
 from .inject import adapter_layers, adapter_parameters
-from .layers import MORE
 
 __all__ = ["parameter_counts", "parameter_table"]
 
-KINDS = ("lora_A", *MORE)
 SHARED = "shared adapters"  # no task can be called so
 
 
@@ -20,7 +18,7 @@ def parameter_counts(backbone: nn.Module, heads: nn.ModuleDict) -> dict[str, dic
     """
     adapters = {name: adapter_parameters(backbone, name) for name in heads}
     own = {id(p) for parameters in adapters.values() for p in parameters}
-    known = {name for layer in adapter_layers(backbone) for kind in KINDS for name in getattr(layer, kind)}
+    known = {name for layer in adapter_layers(backbone) for name in layer.held()}
     common = [p for name in sorted(known - set(heads)) for p in adapter_parameters(backbone, name)]
     own |= {id(p) for p in common}
     bare = [p for p in backbone.parameters() if id(p) not in own]

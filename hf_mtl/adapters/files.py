@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import IA3Config, LoraConfig, PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
@@ -17,6 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from .inject import adapter_to_dict, starts_from_base
 from .layers import RoutedLinear
+from .routed import RoutedLayer
+from .scaling import RoutedScaling
 
 __all__ = ["ADAPTER_FILES", "fill_adapter", "read_adapter", "save_adapter", "tensors_of", "written_settings"]
 
@@ -24,11 +26,16 @@ logger = logging.getLogger(__name__)
 
 ADAPTER_FILES = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME)
 _PREFIX = "base_model.model."
+_IA3 = ".ia3_l"
 
 
-def written_settings(part: nn.Module, name: str, settings: LoraConfig) -> LoraConfig:
+def written_settings(part: nn.Module, name: str, settings: LoraConfig | IA3Config) -> LoraConfig | IA3Config:
     """The config of the plain adapter that a task's amounts to: its own, but where it is composed of shared ones."""
-    ranks = {path: len(layer.effective(name)[0]) for path, layer in _layers(part, name) if layer.composition}
+    ranks = {
+        path: len(layer.effective(name)[0])
+        for path, layer in _layers(part, name)
+        if isinstance(layer, RoutedLinear) and layer.composition
+    }
     if not ranks:
         return settings
     config: Any = copy.deepcopy(settings)
@@ -42,7 +49,7 @@ def written_settings(part: nn.Module, name: str, settings: LoraConfig) -> LoraCo
 def save_adapter(
     part: nn.Module,
     name: str,
-    settings: LoraConfig,
+    settings: LoraConfig | IA3Config,
     folder: str | os.PathLike[str],
     base: str,
     dtype: torch.dtype | None = None,
@@ -63,7 +70,11 @@ def save_adapter(
     config.inference_mode = True
     # The layers by their full names: "all-linear", or "dense", would take in a pooler, which has no adapter here.
     config.target_modules = {path for path, layer in _layers(part, name)}
-    config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
+    config.exclude_modules = None
+    if isinstance(config, IA3Config):
+        config.feedforward_modules = [path for path, layer in _layers(part, name) if _scales_input(layer)]
+    else:
+        config.layers_to_transform = config.layers_pattern = None
     # GPT-2's Conv1D keeps its weight transposed.
     config.fan_in_fan_out = any(layer.fan_in_fan_out for _, layer in _layers(part, name))
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -75,24 +86,24 @@ def save_adapter(
 def tensors_of(part: nn.Module, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights of one task's adapter by their names in peft's files, which do not hold the task's."""
     for path, layer in _layers(part, name):
-        if layer.composition is not None:
+        if isinstance(layer, RoutedLinear) and layer.composition is not None:
             down, up = layer.effective(name)
             yield f"{_PREFIX}{path}.lora_A.weight", down
             yield f"{_PREFIX}{path}.lora_B.weight", up
             continue
-        for kind in layer.adapter_layer_names:
-            held = getattr(layer, kind)
-            if name not in held:
-                continue
-            for leaf, parameter in held[name].named_parameters():
-                # DoRA's magnitudes are a module's here and were none when the format was made.
-                yield f"{_PREFIX}{path}.{kind}" + ("" if "magnitude" in kind else f".{leaf}"), parameter
+        for place, parameter in layer.parameters_of(name):
+            # DoRA's magnitudes are a module's here and were none when the format was made.
+            yield f"{_PREFIX}{path}.{place.partition('.')[0] if 'magnitude' in place else place}", parameter
 
 
-def _layers(part: nn.Module, name: str) -> Iterator[tuple[str, RoutedLinear]]:
+def _layers(part: nn.Module, name: str) -> Iterator[tuple[str, RoutedLayer]]:
     for path, module in part.named_modules():
-        if isinstance(module, RoutedLinear) and module.has(name):
+        if isinstance(module, RoutedLayer) and module.has(name):
             yield path, module
+
+
+def _scales_input(layer: RoutedLayer) -> bool:
+    return isinstance(layer, RoutedScaling) and bool(layer.is_feedforward)
 
 
 def fill_adapter(part: nn.Module, name: str, values: Mapping[str, torch.Tensor]) -> None:
@@ -129,9 +140,9 @@ def read_adapter(folder: str | os.PathLike[str], part: Any) -> tuple[dict[str, A
         ValueError: a kind of adapter that cannot be routed, or one for another backbone.
     """
     config = PeftConfig.from_pretrained(os.fspath(folder))
-    if not isinstance(config, LoraConfig):
-        raise ValueError(f"The adapter in {str(folder)!r} is {config.peft_type}: only LoRA can be routed.")
-    if starts_from_base(config.init_lora_weights):
+    if not isinstance(config, LoraConfig | IA3Config):
+        raise ValueError(f"The adapter in {str(folder)!r} is {config.peft_type}: only LoRA and IA3 can be routed.")
+    if isinstance(config, LoraConfig) and starts_from_base(config.init_lora_weights):
         raise ValueError(
             f"The adapter in {str(folder)!r} has init_lora_weights={config.init_lora_weights!r}, which took a part out "
             "of the base weights, and here they are whole. Let peft write it as plain LoRA: save_pretrained(..., "
@@ -143,23 +154,26 @@ def read_adapter(folder: str | os.PathLike[str], part: Any) -> tuple[dict[str, A
     places: dict[str, str] = {}  # layer here -> layer as the file names it
     left: list[str] = []
     for key, value in raw.items():
-        path, dot, rest = key.removeprefix(_PREFIX).partition(".lora_")
+        path, kind, rest = _split(key)
         here = path if path in known else path.removeprefix(f"{part.base_model_prefix}.")
-        if dot and here in known:
-            values[f"{_PREFIX}{here}.lora_{rest}"] = value
+        if key.endswith(".base_layer.weight"):
+            _check_table(folder, key, part, value)
+        elif kind and here in known:
+            values[f"{_PREFIX}{here}{kind}{rest}"] = value
             places[here] = path
-        elif dot and here.partition(".")[0] in known and not here.startswith("pooler"):
+        elif kind and here.partition(".")[0] in known and not here.startswith("pooler"):
             raise ValueError(f"The adapter in {str(folder)!r} is for another backbone: this one has no {here!r}.")
         else:
             left.append(key.removeprefix(_PREFIX))
     if not values:
         raise ValueError(f"The adapter in {str(folder)!r} is for another backbone: no layer here is one of {left[:3]}.")
     for key, value in values.items():
-        path, _, rest = key.removeprefix(_PREFIX).partition(".lora_")
+        path, kind, rest = _split(key)
         layer = known[path]
-        base = layer.get_base_layer() if isinstance(layer, RoutedLinear) else layer
-        wanted = _width(base, rest)
-        if wanted is None or value.shape[-1 if rest.startswith("A") else 0] != wanted:
+        base = layer.get_base_layer() if isinstance(layer, RoutedLayer) else layer
+        wanted = _width(base, "A" if kind == _IA3 and len(value) == 1 else rest)
+        fits = wanted in value.shape if kind == _IA3 else value.shape[-1 if _takes_input(rest) else 0] == wanted
+        if not fits:
             raise ValueError(
                 f"The adapter in {str(folder)!r} is for another backbone: {key.removeprefix(_PREFIX)!r} has shape "
                 f"{tuple(value.shape)}, and the layer here is {base}."
@@ -169,25 +183,56 @@ def read_adapter(folder: str | os.PathLike[str], part: Any) -> tuple[dict[str, A
     return adapter_to_dict(_for_layers(config, places, values)) or {}, values
 
 
+def _split(key: str) -> tuple[str, str, str]:
+    """A key of a file as the layer's path, what adapter it is of (with its dot), and the rest; all path: none."""
+    key = key.removeprefix(_PREFIX)
+    return key.partition(_IA3 if _IA3 in key else ".lora_")
+
+
 def _width(layer: nn.Module, rest: str) -> int | None:
-    """How wide the values of a layer's adapter must be: as its input (A), or as its output; None: no linear layer."""
+    """How wide the values of a layer's adapter must be: as its input (A), or as its output; None: no such layer."""
     if isinstance(layer, nn.Linear):
-        return layer.in_features if rest.startswith("A") else layer.out_features
+        return layer.in_features if _takes_input(rest) else layer.out_features
     if isinstance(layer, Conv1D):
-        return int(layer.nx if rest.startswith("A") else layer.nf)
+        return int(layer.nx if _takes_input(rest) else layer.nf)
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings if _takes_input(rest) else layer.embedding_dim
     return None
 
 
-def _for_layers(config: Any, places: Mapping[str, str], values: Mapping[str, torch.Tensor]) -> LoraConfig:
-    """The config with each layer by its full name here, and each layer's rank and alpha."""
-    ranks = {here: values[f"{_PREFIX}{here}.lora_A.weight"].shape[0] for here in places}
+def _takes_input(rest: str) -> bool:
+    return rest.startswith(("A", "embedding_A"))
+
+
+def _check_table(folder: Any, key: str, part: Any, value: torch.Tensor) -> None:
+    """peft may put the backbone's own table of tokens into the file of an adapter that is on it."""
+    table: Any = part.get_input_embeddings()
+    table = table.get_base_layer() if isinstance(table, RoutedLayer) else table
+    own = table.weight.detach().cpu()
+    if own.shape != value.shape or not torch.equal(own, value.to(own.dtype)):
+        raise ValueError(
+            f"The adapter in {str(folder)!r} is for another backbone: it has a table of its own ({key!r}), and that of "
+            "the backbone is all tasks'. Make the model on the backbone that has this table."
+        )
+
+
+def _for_layers(config: Any, places: Mapping[str, str], values: Mapping[str, torch.Tensor]) -> LoraConfig | IA3Config:
+    """The config with each layer by its full name here, and each layer's rank and alpha, or what it scales."""
+    config.target_modules = set(places)
+    config.exclude_modules = config.modules_to_save = config.task_type = config.auto_mapping = None
+    if isinstance(config, IA3Config):
+        config.feedforward_modules = [here for here in places if len(values[f"{_PREFIX}{here}{_IA3}"]) == 1]
+        return config
+    keys = {here: f"{_PREFIX}{here}." for here in places}
+    ranks = {
+        here: len(values.get(f"{key}lora_embedding_A", values.get(f"{key}lora_A.weight", ())))
+        for here, key in keys.items()
+    }
     alphas = {
         here: config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), path), config.lora_alpha)
         for here, path in places.items()
     }
-    config.target_modules = set(places)
     config.rank_pattern = {here: rank for here, rank in ranks.items() if rank != config.r}
     config.alpha_pattern = {here: alpha for here, alpha in alphas.items() if alpha != config.lora_alpha}
-    config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
-    config.modules_to_save = config.task_type = config.auto_mapping = None
+    config.layers_to_transform = config.layers_pattern = None
     return config

@@ -4,26 +4,33 @@ import copy
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast, get_type_hints
 
 import torch
-from peft import LoraConfig, PeftConfig, inject_adapter_in_model
+from peft import IA3Config, LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ..nearest import nearest
 from .composing import ALL, START, Composition
+from .embedding import RoutedEmbedding
 from .layers import MORE, RoutedLinear
+from .routed import RoutedLayer
+from .scaling import RoutedIA3
+from .targets import check_embeddings, check_scaling, check_targets
 
 __all__ = [
+    "ADAPTERS",
+    "KEPT_IN_32_BITS",
     "adapter_fields",
     "adapter_from_dict",
     "adapter_layers",
     "adapter_parameters",
     "adapter_to_dict",
+    "check_adapters",
+    "check_one_kind",
     "delete_adapter",
     "inject_adapters",
     "reset_missing",
@@ -31,10 +38,16 @@ __all__ = [
     "task_of_key",
 ]
 
+# What a recipe calls them -> peft's configs.
+ADAPTERS: dict[str, type[LoraConfig] | type[IA3Config]] = {"lora": LoraConfig, "ia3": IA3Config}
+
 # Initialisations that leave the base weights alone. The others (CorDA, LoftQ, ...) change them or need data, and the
 # base weights are all tasks'. For those that take out of them what they put into the adapter see `FromStart`.
 _INITS = (True, False, "gaussian", "orthogonal")
 _FROM_BASE = ("olora", "pissa")
+
+# What layers keep adapters in: in 16 bits small steps would be lost.
+KEPT_IN_32_BITS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", *MORE, "ia3_l")
 
 # Fields of a peft config that say what it is and where it was used, not how it should be.
 _NOT_SETTINGS = (
@@ -51,8 +64,34 @@ def adapter_to_dict(config: PeftConfig | None) -> dict[str, Any] | None:
     """
     if config is None:
         return None
-    if not isinstance(config, LoraConfig):
-        raise ValueError(f"adapters must be a peft LoraConfig, or None for no adapters, got {type(config).__name__}.")
+    if not isinstance(config, LoraConfig | IA3Config):
+        raise ValueError(
+            f"adapters must be a peft LoraConfig or IA3Config, or None for no adapters, got {type(config).__name__}."
+        )
+    if isinstance(config, LoraConfig):
+        _check_lora(config)
+    for field in ("modules_to_save", "trainable_token_indices", "layer_replication", "target_parameters"):
+        if getattr(config, field, None):
+            raise ValueError(
+                f"{field}={getattr(config, field)!r} cannot be kept per task: leave it out of the adapters."
+            )
+    default = type(config)().to_dict()
+    values = {k: _plain(v) for k, v in config.to_dict().items()}
+    kept = {k: v for k, v in values.items() if k in ("peft_type", "r", "lora_alpha") or v != _plain(default[k])}
+    return {k: v for k, v in kept.items() if k not in ("base_model_name_or_path", "inference_mode", "revision")}
+
+
+def check_one_kind(settings: Iterable[Mapping[str, Any] | None]) -> None:
+    """Raises ValueError where the adapters of one model would be of several kinds: a layer is wrapped by one."""
+    kinds = sorted({str(values["peft_type"]) for values in settings if values is not None})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"The adapters of a model are of one kind, and these are of several: {', '.join(kinds)}. Give all tasks a "
+            "LoraConfig, or all an IA3Config."
+        )
+
+
+def _check_lora(config: LoraConfig) -> None:
     if config.init_lora_weights not in _INITS and not starts_from_base(config.init_lora_weights):
         raise ValueError(
             f"init_lora_weights={config.init_lora_weights!r} changes the backbone's own weights, which all tasks "
@@ -60,15 +99,6 @@ def adapter_to_dict(config: PeftConfig | None) -> dict[str, Any] | None:
         )
     if config.bias != "none":
         raise ValueError(f"bias={config.bias!r} trains the backbone's own biases, which all tasks share. Use 'none'.")
-    for field in ("modules_to_save", "trainable_token_indices", "layer_replication", "target_parameters"):
-        if getattr(config, field):
-            raise ValueError(
-                f"{field}={getattr(config, field)!r} cannot be kept per task: leave it out of the adapters."
-            )
-    default = LoraConfig().to_dict()
-    values = {k: _plain(v) for k, v in config.to_dict().items()}
-    kept = {k: v for k, v in values.items() if k in ("peft_type", "r", "lora_alpha") or v != _plain(default[k])}
-    return {k: v for k, v in kept.items() if k not in ("base_model_name_or_path", "inference_mode", "revision")}
 
 
 def starts_from_base(init: Any) -> bool:
@@ -76,17 +106,26 @@ def starts_from_base(init: Any) -> bool:
     return isinstance(init, str) and (init in _FROM_BASE or re.fullmatch(r"pissa_niter_\d+", init) is not None)
 
 
-def adapter_from_dict(values: dict[str, Any] | None) -> LoraConfig | None:
-    """The inverse of `adapter_to_dict`."""
+def adapter_from_dict(values: dict[str, Any] | None, *, loading: bool = False) -> LoraConfig | IA3Config | None:
+    """The inverse of `adapter_to_dict`.
+
+    `loading`: the adapters' values come later; initialisations that read the base weights would have nothing to read.
+    """
     if values is None:
         return None
-    return LoraConfig(**{k: v for k, v in values.items() if k != "peft_type"})
+    config = ADAPTERS[str(values.get("peft_type", "LORA")).lower()](
+        **{k: v for k, v in values.items() if k != "peft_type"}
+    )
+    if loading and isinstance(config, LoraConfig):
+        config.init_lora_weights = True
+    return config
 
 
-def adapter_fields() -> dict[str, Any]:
-    """The settings of an adapter that a user may give, by peft's names: field -> its type."""
-    hints = get_type_hints(LoraConfig)
-    return {f.name: hints[f.name] for f in dataclasses.fields(LoraConfig) if f.name not in _NOT_SETTINGS}
+def adapter_fields(kind: str = "lora") -> dict[str, Any]:
+    """The settings of an adapter of a kind that a user may give, by peft's names: field -> its type."""
+    config = ADAPTERS[kind]
+    hints = get_type_hints(config)
+    return {f.name: hints[f.name] for f in dataclasses.fields(config) if f.name not in _NOT_SETTINGS}
 
 
 def _plain(value: Any) -> Any:
@@ -94,8 +133,25 @@ def _plain(value: Any) -> Any:
     return getattr(value, "value", value)
 
 
+def check_adapters(
+    backbone: nn.Module,
+    config: LoraConfig | IA3Config,
+    composition: Composition | None = None,
+    whole: nn.Module | None = None,
+) -> None:
+    """Looks at where adapters would be put, before anything is changed; as for `inject_adapters`."""
+    check_targets(backbone, config.target_modules)
+    check_embeddings(backbone if whole is None else whole, backbone, config, composition)
+    if isinstance(config, IA3Config):
+        check_scaling(backbone, config)
+
+
 def inject_adapters(
-    backbone: nn.Module, config: LoraConfig, names: Sequence[str], composition: Composition | None = None
+    backbone: nn.Module,
+    config: LoraConfig | IA3Config,
+    names: Sequence[str],
+    composition: Composition | None = None,
+    whole: nn.Module | None = None,
 ) -> None:
     """Wraps the target layers in place and gives each an adapter for every name.
 
@@ -104,33 +160,36 @@ def inject_adapters(
         config: of each adapter.
         names: of the adapters; those that are there already are left alone.
         composition: what tasks' adapters are made of; None: each is its own.
+        whole: what the backbone is a part of, if it is one: weights may be tied to those outside it.
 
     Raises:
-        ValueError: nothing matches the targets, or a target is no linear layer.
+        ValueError: nothing matches the targets, or a target cannot be routed.
     """
-    _check_targets(backbone, config.target_modules)
-    known = {name for layer in adapter_layers(backbone) for name in layer.lora_A}
+    check_adapters(backbone, config, composition, whole)
+    known = {name for layer in adapter_layers(backbone) for name in layer.held()}
     names = [name for name in names if name not in known]
     tasks = [] if composition is None else [name for name in names if name not in composition.shared()]
-    start, config = config.init_lora_weights, copy.deepcopy(config)
-    if starts_from_base(start):
+    start, config = getattr(config, "init_lora_weights", True), copy.deepcopy(config)
+    if isinstance(config, LoraConfig) and starts_from_base(start):
         config.init_lora_weights = True
     for name in names:
         if name in tasks and composition is not None and not composition.private():
             continue  # peft has no part in it
         own = copy.deepcopy(config)
-        factories: Any = {nn.Linear: _linear, Conv1D: _conv1d}
-        own._register_custom_module(factories)
         with warnings.catch_warnings():
             # peft warns of a second adapter in one model, which is what is wanted here.
             warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
-            inject_adapter_in_model(own, backbone, adapter_name=name)
+            if isinstance(own, IA3Config):
+                RoutedIA3(backbone, own, adapter_name=name)
+            else:
+                own._register_custom_module(_FACTORIES)
+                inject_adapter_in_model(own, backbone, adapter_name=name)
     for path, module in backbone.named_modules():
-        if isinstance(module, LoraLayer) and not isinstance(module, RoutedLinear):
+        if isinstance(module, LoraLayer) and not isinstance(module, RoutedLayer):
             kind = type(module.get_base_layer()).__name__
             raise ValueError(
-                f"target_modules={config.target_modules!r} takes in {path!r}, a {kind}: only linear layers can "
-                "be routed. Name the linear layers, or use target_modules='all-linear'."
+                f"target_modules={config.target_modules!r} takes in {path!r}, a {kind}: only linear layers and the "
+                "table of tokens can be routed. Name those, or use target_modules='all-linear'."
             )
     for name in names:
         for parameter in adapter_parameters(backbone, name):
@@ -139,13 +198,15 @@ def inject_adapters(
             parameter.data = parameter.data.float()
     if composition is not None:
         for layer in adapter_layers(backbone):
+            if not isinstance(layer, RoutedLinear):
+                continue  # check_embeddings has refused them
             if START in names and not layer.lora_A[START].weight.is_meta:
                 _take_start(layer, start)
             layer.compose(composition, tasks)
     for layer in adapter_layers(backbone):
-        for name in layer.lora_A:
-            if name in names and not layer.lora_A[name].weight.is_meta:
-                _keep(layer, name)
+        for name in names:
+            if not any(parameter.is_meta for _, parameter in layer.parameters_of(name)):
+                layer.keep(name)
 
 
 def _take_start(layer: RoutedLinear, init: Any) -> None:
@@ -167,24 +228,6 @@ def _take_start(layer: RoutedLinear, init: Any) -> None:
     weight.data = before
 
 
-def _check_targets(backbone: nn.Module, targets: str | Iterable[str] | None) -> None:
-    """Raises ValueError where no module of the backbone has such a name, which peft says without the names."""
-    if not targets or targets == "all-linear":
-        return
-    modules = dict(backbone.named_modules())
-    if isinstance(targets, str):
-        found = any(re.fullmatch(targets, path) for path in modules)
-    else:
-        found = any(path == target or path.endswith(f".{target}") for target in targets for path in modules)
-    if not found:
-        linear = {path.rpartition(".")[2] for path, module in modules.items() if isinstance(module, nn.Linear | Conv1D)}
-        asked = targets if isinstance(targets, str) else sorted(targets)
-        raise ValueError(
-            f"target_modules={asked!r} fits no module of the backbone ({type(backbone).__name__}). Of its linear "
-            f"layers: {nearest(asked if isinstance(asked, str) else asked[0], sorted(linear))}"
-        )
-
-
 def _linear(target: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: Any) -> RoutedLinear:
     config.fan_in_fan_out = False
     return RoutedLinear(target, adapter_name, config=config, **kwargs)
@@ -195,30 +238,24 @@ def _conv1d(target: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: 
     return RoutedLinear(target, adapter_name, config=config, is_target_conv_1d_layer=True, **kwargs)
 
 
-def _keep(layer: RoutedLinear, name: str) -> None:
-    """Keeps transformers from drawing an adapter that has its values.
-
-    It would initialise the two like any linear layer, and an adapter whose B is not zero changes the backbone's
-    answers before it has learned anything.
-    """
-    for module in (layer.lora_A[name], layer.lora_B[name]):
-        module.__dict__["_is_hf_initialized"] = True
+def _embedding(target: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: Any) -> RoutedEmbedding:
+    config.fan_in_fan_out = False
+    return RoutedEmbedding(target, adapter_name, config=config, **kwargs)
 
 
-def adapter_layers(backbone: nn.Module) -> Iterator[RoutedLinear]:
+_FACTORIES: Any = {nn.Linear: _linear, Conv1D: _conv1d, nn.Embedding: _embedding}
+
+
+def adapter_layers(backbone: nn.Module) -> Iterator[RoutedLayer]:
     """All routed layers."""
-    return (module for module in backbone.modules() if isinstance(module, RoutedLinear))
+    return (module for module in backbone.modules() if isinstance(module, RoutedLayer))
 
 
 def adapter_tensors(backbone: nn.Module, name: str) -> Iterator[tuple[str, nn.Parameter]]:
     """The parameters that layers hold under an adapter's or a task's name, by their place in the backbone."""
     for path, layer in backbone.named_modules():
-        for kind in layer.adapter_layer_names if isinstance(layer, RoutedLinear) else ():
-            held = getattr(layer, kind)
-            if name in held:
-                item = held[name]
-                own = item.named_parameters() if isinstance(item, nn.Module) else [("", item)]
-                yield from ((f"{path}.{kind}.{leaf}".rstrip("."), parameter) for leaf, parameter in own)
+        if isinstance(layer, RoutedLayer):
+            yield from ((f"{path}.{place}", parameter) for place, parameter in layer.parameters_of(name))
 
 
 def task_of_key(key: str) -> str | None:
@@ -226,7 +263,7 @@ def task_of_key(key: str) -> str | None:
     pieces = key.split(".")
     if pieces[0] == "heads":
         return pieces[1]
-    return next((name for kind, name in pairwise(pieces) if kind.startswith("lora_")), None)
+    return next((name for kind, name in pairwise(pieces) if kind.startswith(("lora_", "ia3_"))), None)
 
 
 def adapter_parameters(backbone: nn.Module, name: str) -> list[nn.Parameter]:
@@ -252,21 +289,17 @@ def reset_missing(backbone: nn.Module) -> None:
         ValueError: a DoRA adapter is missing: its magnitudes come from the base weights, which are not at hand here.
     """
     for layer in adapter_layers(backbone):
+        if not isinstance(layer, RoutedLinear):
+            layer.fill_missing()
+            continue
         _reset_composed(layer)
         for name in layer.lora_A:
             down, up = layer.lora_A[name], layer.lora_B[name]
             loaded = all(getattr(p, "_is_hf_initialized", False) for p in (down.weight, up.weight))
             if not loaded and not getattr(down, "_is_hf_initialized", False):
-                if name in layer.lora_variant:
-                    raise ValueError(
-                        f"The checkpoint has no adapter for task {name!r}, and a DoRA adapter cannot be made while "
-                        "loading. Load the model with the tasks it has, then call model.add_task(...)."
-                    )
                 with torch.no_grad():
-                    layer.reset_lora_parameters(name, True)
-                    if layer.composition is not None and name not in layer.composition.shared():
-                        layer.composition.reset(layer, name)
-            _keep(layer, name)
+                    layer.redraw(name)
+            layer.keep(name)
 
 
 def _reset_composed(layer: RoutedLinear) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from .composing import Composition
 from .products import LinearWithLowRank, add_low_rank, lie_apart, lie_together, places_of
+from .routed import RoutedLayer, redraw_lora
 from .routing import Route, current_route
 
 __all__ = ["MORE", "RoutedLinear"]
@@ -21,7 +22,7 @@ MORE = ("lora_gate", "lora_core", "lora_up")
 _MOST_KNOWN = 1024
 
 
-class RoutedLinear(Linear):
+class RoutedLinear(Linear, RoutedLayer):
     """peft's LoRA layer with another forward: parameters, initialisation and state-dict keys are peft's own.
 
     Outside a route it is the bare base layer. Rows of several tasks cost two batched products, whatever the number of
@@ -33,7 +34,6 @@ class RoutedLinear(Linear):
 
     # By these peft finds what is an adapter's: its own kinds, and what compositions add.
     adapter_layer_names: Any = (*Linear.adapter_layer_names, *MORE)
-    composition: Composition | None = None
     lora_gate: nn.ParameterDict
     lora_core: nn.ParameterDict
     lora_up: nn.ParameterDict
@@ -76,6 +76,21 @@ class RoutedLinear(Linear):
         """Whether rows of this task go through an adapter here."""
         held = self.lora_A if self.composition is None or self.composition.private() else self.lora_gate
         return name in held
+
+    def redraw(self, name: str) -> None:
+        redraw_lora(self, name)
+        if self.composition is not None and name not in self.composition.shared():
+            self.composition.reset(self, name)
+
+    def keep(self, name: str) -> None:
+        """Keeps transformers from drawing an adapter that has its values.
+
+        It would initialise the two like any linear layer, and an adapter whose B is not zero changes the backbone's
+        answers before it has learned anything.
+        """
+        for held in (self.lora_A, self.lora_B):
+            if name in held:
+                held[name].__dict__["_is_hf_initialized"] = True
 
     def _held(self, name: str) -> str:
         """Under which of peft's names the adapter's rank, scale and dropout are."""

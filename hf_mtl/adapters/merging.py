@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .layers import RoutedLinear
+from .routed import RoutedLayer
 
 __all__ = ["merge_adapter"]
 
@@ -16,12 +17,13 @@ def merge_adapter(part: nn.Module, name: str) -> None:
     What is left gives, without a route, the hidden states that it gave by the task's adapter, up to the rounding of the
     base weights' dtype.
     """
-    layers = [(path, module) for path, module in part.named_modules() if isinstance(module, RoutedLinear)]
+    layers = [(path, module) for path, module in part.named_modules() if isinstance(module, RoutedLayer)]
     for path, layer in layers:
-        if layer.composition is None and name in layer.lora_A:
+        if isinstance(layer, RoutedLinear) and layer.composition is not None:
+            if layer.has(name):
+                _fold(layer, name)
+        elif layer.has(name):
             layer.merge(safe_merge=True, adapter_names=[name])
-        elif layer.composition is not None and layer.has(name):
-            _fold(layer, name)
         parent, _, leaf = path.rpartition(".")
         setattr(part.get_submodule(parent), leaf, layer.base_layer)
     for module in part.modules():

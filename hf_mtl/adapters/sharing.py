@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -58,6 +59,11 @@ def known_sharing(value: str, options: Mapping[str, Any] | None, adapters: Any) 
         raise ValueError(f"sharing={value!r} is of adapters, and there are none. Give adapters=LoraConfig(...).")
     if isinstance(adapters, Mapping):
         raise ValueError(f"sharing={value!r} has one LoraConfig for all tasks, and adapters is a dict. Give one.")
+    if SHARINGS[value] is not None and not isinstance(adapters, LoraConfig):
+        raise ValueError(
+            f"sharing={value!r} is of low-rank adapters (LoraConfig), got {type(adapters).__name__}: its vectors can "
+            "be private or shared."
+        )
     for field in ("use_dora", "lora_bias", "use_qalora"):
         if SHARINGS[value] is not None and getattr(adapters, field, False):
             raise ValueError(f"{field}=True goes with sharing='private' or 'shared', not with {value!r}.")
@@ -109,7 +115,7 @@ def from_layer(adapters: Any, first: int, part: nn.Module, layers: int) -> Any:
         raise ValueError(f"first_layer={first} is of adapters, and there are none. Give adapters=LoraConfig(...).")
     if not 0 < first < layers:
         raise ValueError(f"first_layer={first}, but the backbone has layers 0 to {layers - 1}.")
-    if adapters.layers_to_transform is not None:
+    if getattr(adapters, "layers_to_transform", None) is not None:
         raise ValueError("Give first_layer, or layers_to_transform in the adapters' config, not both.")
     targets, found = adapters.target_modules, stack_of(part, layers)
     if found is None:

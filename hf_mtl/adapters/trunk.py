@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .layers import RoutedLinear
+from .routed import RoutedLayer
 
 __all__ = ["computed_once", "stack_of", "trunk_layers"]
 
@@ -26,9 +26,9 @@ def trunk_layers(part: nn.Module, count: int) -> list[nn.Module]:
     if found is None:
         return []
     inside = {id(m) for m in found[1].modules()}
-    if any(isinstance(m, RoutedLinear) and id(m) not in inside for m in part.modules()):
+    if any(isinstance(m, RoutedLayer) and id(m) not in inside for m in part.modules()):
         return []
-    return list(takewhile(lambda layer: not any(isinstance(m, RoutedLinear) for m in layer.modules()), found[1]))
+    return list(takewhile(lambda layer: not any(isinstance(m, RoutedLayer) for m in layer.modules()), found[1]))
 
 
 def stack_of(part: nn.Module, count: int) -> tuple[str, nn.ModuleList] | None:

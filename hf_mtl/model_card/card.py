@@ -34,7 +34,7 @@ _SAMPLES: dict[str, Any] = {
     "head": [4, 10],  # of the text: "Louvre"
     "tail": [26, 31],  # "Paris"
 }
-_PEFT_NAMES = {"LORA": "LoRA"}
+_PEFT_NAMES = {"LORA": "LoRA", "IA3": "IA3"}
 
 
 def render_card(
@@ -183,7 +183,8 @@ def _adapters(values: Mapping[str, Any] | None) -> str | None:
         return None
     kind = str(values.get("peft_type", ""))
     rank = f" (r = {values['r']})" if "r" in values else ""
-    return text(f"{_PEFT_NAMES.get(kind, kind)} adapter{rank}".strip())
+    article = "an" if kind == "IA3" else "a"
+    return text(f"{article} {_PEFT_NAMES.get(kind, kind)} adapter{rank}")
 
 
 def _own_heads(tasks: Iterable[Task]) -> str:

@@ -1,5 +1,6 @@
 """The card of a task pack: the Hub's metadata as a model's card has it, and how the pack is put to use."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import ModelCard
@@ -31,7 +32,7 @@ def pack_card(pack: TaskPack, model_id: str | None = None) -> ModelCard:
         "Labels": ", ".join(map(code, labels)) if labels else "",
         "Backbone": code(name),
         "Fingerprint": code(pack.backbone["fingerprint"]),
-        "Adapter": "" if pack.adapter is None else f"LoRA, r = {pack.adapter['r']}",
+        "Adapter": _adapter(pack.adapter),
     } | {f"Score: {text(metric)}": f"{value:.4f}" for metric, value in scores.items()}
     facts = {key: value for key, value in facts.items() if value}
     where = python_literal(model_id or "path/to/this/pack")
@@ -52,3 +53,9 @@ model.load_task({where})  # or into a model that there is already
     if pack.adapter is not None:
         body.append("The folder `adapter` is in peft's format: `PeftModel.from_pretrained(backbone, 'adapter')`.")
     return ModelCard(f"---\n{header.to_yaml()}\n---\n\n" + "\n\n".join(body) + "\n")
+
+
+def _adapter(settings: Mapping[str, Any] | None) -> str:
+    if settings is None:
+        return ""
+    return f"LoRA, r = {settings['r']}" if "r" in settings else str(settings["peft_type"])

@@ -227,7 +227,7 @@ class PacksMixin(PreTrainedModel):
 
         Raises:
             OSError: there is no such adapter.
-            ValueError: the adapter is no LoRA, it is one for another backbone, or the model has no adapters.
+            ValueError: the adapter is of another kind than the model's, or for another backbone, or the model has none.
         """
         task = self.task(name)
         require_private(self.config, name)

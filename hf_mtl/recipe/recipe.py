@@ -40,7 +40,7 @@ class Recipe:
         backbone: Hub id or folder.
         tasks: name -> task, its labels not yet learned.
         data: name -> where the task's rows are.
-        adapters: a `peft.LoraConfig`, or None: the tasks share the whole backbone.
+        adapters: a `peft.LoraConfig` or `IA3Config`, or None: the tasks share the whole backbone.
         sharing: `sharing`, `first_layer` and `train_backbone` of `MultiTaskModel.from_backbone`, where given.
         mixing: training argument -> value, of the mixture.
         balancing: training argument -> value, of the balancing.

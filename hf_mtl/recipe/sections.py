@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ..adapters import adapter_fields, adapter_from_dict, adapter_to_dict, known_sharing
+from ..adapters import ADAPTERS, adapter_fields, adapter_from_dict, adapter_to_dict, known_sharing
 from ..balancing import BALANCING_METHODS, balancing_options
 from ..mixing import MIXING_RULES, Mixture
 from ..model_card import DataSet
@@ -38,7 +38,6 @@ _BY_TASK = {"weights": float | str, "references": float, "batch_sizes": int}
 SHARING = {"sharing": str, "sharing_options": dict, "first_layer": int, "train_backbone": bool}
 # Keys of `training:` that may hold a value a task.
 _BY_TASK_OR_NUMBER = {"teachers": str, "r_drop": float}
-ADAPTERS = ("lora",)
 CARD = ("license", "language", "tags", "datasets")
 # Keys of `training:` that hold a value a name, and of what kind it is.
 _BY_NAME = {"learning_rates": float, "unfreezing": int}
@@ -99,10 +98,11 @@ def read_adapters(value: Any) -> Any:
     kind = given.pop("type", None)
     if kind not in ADAPTERS:
         raise ValueError(f"adapters.type={kind!r} is not known. {nearest(str(kind), ADAPTERS)} null: no adapters.")
-    known = adapter_fields()
+    known = adapter_fields(kind)
     check_keys(given, [*known, *SHARING], "adapters")
     given = {key: v for key, v in given.items() if key not in SHARING}
-    adapters = adapter_from_dict({key: fit(v, known[key], f"adapters.{key}") for key, v in given.items()})
+    given = {key: fit(v, known[key], f"adapters.{key}") for key, v in given.items()}
+    adapters = adapter_from_dict({"peft_type": kind, **given})
     adapter_to_dict(adapters)  # refuses what cannot be kept for each task
     return adapters
 
