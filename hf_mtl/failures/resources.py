@@ -1,6 +1,7 @@
 """What a training runs out of: memory, disk, the processes that load its data. Said with the batch and the way out."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ from ..training_args import MultiTaskTrainingArguments
 __all__ = ["BatchMemoryError", "LoadingError", "NoBatchError", "ResourcesMixin"]
 
 logger = logging.getLogger(__name__)
+
+_DEATH = "DataLoader worker"  # as torch begins its message
+_SIGNAL = 1.0  # seconds after which a child's death has been signalled
 
 
 class BatchMemoryError(torch.OutOfMemoryError):
@@ -139,11 +143,17 @@ class ResourcesMixin(Trainer):
 
 @contextmanager
 def _naming_workers(trainer: ResourcesMixin) -> Iterator[None]:
-    """A worker's death is raised wherever the training stands just then."""
+    """A worker's death is raised wherever the training stands: by its signal, or by the pipe that it breaks."""
     try:
-        yield
+        try:
+            yield
+        except (ConnectionError, EOFError) as error:
+            if not trainer.args.dataloader_num_workers:
+                raise
+            time.sleep(_SIGNAL)  # in which the signal is raised, that says more
+            raise RuntimeError(f"{_DEATH} does not answer ({error!r}).") from error
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        if not str(error).startswith(_DEATH):
             raise
         number = trainer.args.dataloader_num_workers
         raise LoadingError(
