@@ -47,7 +47,7 @@ class FreezingMixin(PreTrainedModel):
         if count and self.config.adapters is not None:
             raise ValueError(
                 "With adapters the whole backbone is frozen. To leave lower layers without adapters: "
-                f"from_backbone(..., first_layer={count})."
+                f"from_backbone(..., first_layer={min(count, layers - 1)})."
             )
         self._frozen_count = count
         self._below_learns(True)
