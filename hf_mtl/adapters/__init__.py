@@ -6,20 +6,14 @@ from .counts import parameter_counts, parameter_table
 from .embedding import RoutedEmbedding
 from .files import ADAPTER_FILES, fill_adapter, read_adapter, save_adapter, written_settings
 from .inject import (
-    ADAPTERS,
     KEPT_IN_32_BITS,
-    adapter_fields,
-    adapter_from_dict,
     adapter_layers,
     adapter_parameters,
     adapter_tensors,
-    adapter_to_dict,
     check_adapters,
-    check_one_kind,
     delete_adapter,
     inject_adapters,
     reset_missing,
-    starts_from_base,
     task_of_key,
 )
 from .layers import RoutedLinear
@@ -28,6 +22,14 @@ from .renaming import rename_adapter, rename_key
 from .routed import RoutedLayer, of_adapter
 from .routing import Route, current_route, replaying, use_route
 from .scaling import RoutedScaling
+from .settings import (
+    ADAPTERS,
+    adapter_fields,
+    adapter_from_dict,
+    adapter_to_dict,
+    check_one_kind,
+    starts_from_base,
+)
 from .sharing import (
     SHARINGS,
     adapter_name,

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .inject import adapter_to_dict, starts_from_base
 from .layers import RoutedLinear
 from .routed import RoutedLayer
 from .scaling import RoutedScaling
+from .settings import adapter_to_dict, starts_from_base
 
 __all__ = ["ADAPTER_FILES", "fill_adapter", "read_adapter", "save_adapter", "tensors_of", "written_settings"]
 

@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ..nearest import nearest
 from .composing import ALL, START, Composition, FromStart, MtlLora, Poly, SharedAndPrivate
-from .inject import starts_from_base
 from .routing import Route
+from .settings import starts_from_base
 from .trunk import stack_of
 
 __all__ = [
