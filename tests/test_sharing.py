@@ -173,10 +173,11 @@ def texts_of(seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("sharing", COMPOSED)
 def test_fresh_composed_adapters_change_nothing_and_learn(sharing: str, tiny_backbone: Any) -> None:
+    folder = tiny_backbone()  # making it draws random numbers
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules="all-linear")
-    model = MultiTaskModel.from_backbone(tiny_backbone(), tasks(), adapters=lora, sharing=sharing)
-    bare = MultiTaskModel.from_backbone(tiny_backbone(), tasks())
+    model = MultiTaskModel.from_backbone(folder, tasks(), adapters=lora, sharing=sharing)
+    bare = MultiTaskModel.from_backbone(folder, tasks())
     inputs = texts_of(0)
     mask, ids = inputs["attention_mask"], inputs["input_ids"]
     with torch.no_grad():
@@ -185,15 +186,15 @@ def test_fresh_composed_adapters_change_nothing_and_learn(sharing: str, tiny_bac
         )
     labels = {name: torch.tensor([0, 1] * 4) for name in NAMES}
     model.train()
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
     losses = []
-    for _ in range(80):
+    for _ in range(60):
         loss = model(**inputs, labels=labels).loss
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert sum(losses[-10:]) / 10 < losses[0] * 0.7  # single ones scatter, by dropout and drawn skills
+    assert losses[-1] < losses[0] / 2
     ups = [p for name, p in model.named_parameters() if "lora_up" in name or "lora_B.+" in name]
     assert all(p.abs().max() > 0 for p in ups)
 
