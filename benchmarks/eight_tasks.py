@@ -10,7 +10,6 @@ RUNS.jsonl, and what is there already is not run again; the table is printed at 
 
 import argparse
 import json
-import logging
 import random
 import statistics
 import tempfile
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
-import transformers
 from peft import LoraConfig
+from runs import keep_run, quiet_on_one_thread, read_runs
 from transformers import PrinterCallback, set_seed
 
 import hf_mtl
@@ -187,11 +185,6 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.4f}" + (f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "")
 
 
-def read_runs(file: Path) -> list[dict[str, Any]]:
-    """The runs that were made."""
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
-
-
 def main() -> None:
     """Makes the runs that are missing and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -205,11 +198,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the table of the runs that there are")
     args = parser.parse_args()
 
-    torch.set_num_threads(1)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    logging.getLogger("hf_mtl").setLevel(logging.ERROR)
+    quiet_on_one_thread()
     chosen = {name: arm for name, arm in arms_of(args.study).items() if any(part in name for part in args.arms)}
     made = {(run["study"], run["arm"], run["seed"]) for run in read_runs(args.results)}
     for seed in [] if args.table else args.seeds:
@@ -218,8 +207,7 @@ def main() -> None:
                 continue
             rate = {} if args.learning_rate is None else {"learning_rate": args.learning_rate}
             found = run((arm[0], arm[1] | rate), tasks, seed, args.data, args.epochs)
-            with args.results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"study": args.study, "arm": name, "seed": seed} | found) + "\n")
+            keep_run(args.results, {"study": args.study, "arm": name, "seed": seed} | found)
             print(
                 f"{time.strftime('%H:%M:%S')} {name:40} seed {seed} mean "
                 f"{statistics.mean(found['scores'].values()):.4f} CPU {found['seconds']:.0f} s",

@@ -10,7 +10,6 @@ there already is not run again. The table is printed at the end, and alone with 
 
 import argparse
 import json
-import logging
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -19,13 +18,12 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
-import transformers
 from ordinary import Budget, LabelWay, Way
 from ordinary.budget import arguments
 from ordinary.case import Case, read_rows
 from ordinary.cases import CASES, names
 from ordinary.soft_labels import softmax
+from runs import keep_run, quiet_on_one_thread, read_runs
 from transformers import PrinterCallback, set_seed
 
 from hf_mtl import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, Task
@@ -122,11 +120,6 @@ def soft_labels(data: Path, folder: Path, backbone: str) -> None:
 # ---------------------------------------------------------------------- what is to be run, and what came of it
 
 
-def read_runs(file: Path) -> list[dict[str, Any]]:
-    """The runs that were made."""
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
-
-
 def plan(
     chosen: Sequence[str], ways: Sequence[str], seeds: Sequence[int], rates: Sequence[float], file: Path
 ) -> Iterator[tuple[str, str, int, float]]:
@@ -193,11 +186,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the table of the runs that there are")
     args = parser.parse_args()
 
-    torch.set_num_threads(1)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    logging.getLogger("hf_mtl").setLevel(logging.ERROR)
+    quiet_on_one_thread()
     parts = args.cases or [""]
     chosen = list(dict.fromkeys(name for part in parts for name in CASES if part.lower() in name.lower()))
     if not args.table:
@@ -218,8 +207,7 @@ def main() -> None:
             )
             found: dict[str, Any] = {"case": name, "way": way, "seed": seed, "rate": rate}
             found |= run(case, way, rows, budget)
-            with args.results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(found) + "\n")
+            keep_run(args.results, found)
             metric = case.metrics[0]
             print(
                 f"{time.strftime('%H:%M:%S')} {name:46} {way:16} seed {seed} rate {rate:.0e} {metric} "

@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .composing import ALL, START, Composition
+from .composing import START, Composition
 from .embedding import RoutedEmbedding
 from .layers import MORE, RoutedLinear
 from .routed import RoutedLayer
@@ -191,25 +191,4 @@ def reset_missing(backbone: nn.Module) -> None:
         ValueError: a DoRA adapter is missing: its magnitudes come from the base weights, which are not at hand here.
     """
     for layer in adapter_layers(backbone):
-        if not isinstance(layer, RoutedLinear):
-            layer.fill_missing()
-            continue
-        _reset_composed(layer)
-        for name in layer.lora_A:
-            down, up = layer.lora_A[name], layer.lora_B[name]
-            loaded = all(getattr(p, "_is_hf_initialized", False) for p in (down.weight, up.weight))
-            if not loaded and not getattr(down, "_is_hf_initialized", False):
-                with torch.no_grad():
-                    layer.redraw(name)
-            layer.keep(name)
-
-
-def _reset_composed(layer: RoutedLinear) -> None:
-    composition = layer.composition
-    if composition is None:
-        return
-    for name in {name for kind in MORE for name in getattr(layer, kind)}:
-        own = [getattr(layer, kind)[name] for kind in MORE if name in getattr(layer, kind)]
-        if not all(getattr(parameter, "_is_hf_initialized", False) for parameter in own):
-            with torch.no_grad():
-                composition.reset(layer, None if name == ALL else name)
+        layer.fill_missing()

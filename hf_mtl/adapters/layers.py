@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from peft.tuners.lora import Linear
 from torch import nn
 
-from .composing import Composition
+from .composing import ALL, Composition
 from .products import LinearWithLowRank, add_low_rank, lie_apart, lie_together, places_of
 from .routed import RoutedLayer, redraw_lora
 from .routing import Route, current_route
@@ -92,6 +92,25 @@ class RoutedLinear(Linear, RoutedLayer):
             if name in held:
                 held[name].__dict__["_is_hf_initialized"] = True
 
+    def fill_missing(self) -> None:
+        self._fill_composed()
+        for name in self.lora_A:
+            down, up = self.lora_A[name], self.lora_B[name]
+            loaded = all(getattr(p, "_is_hf_initialized", False) for p in (down.weight, up.weight))
+            if not loaded and not getattr(down, "_is_hf_initialized", False):
+                with torch.no_grad():
+                    self.redraw(name)
+            self.keep(name)
+
+    def _fill_composed(self) -> None:
+        if self.composition is None:
+            return
+        for name in {name for kind in MORE for name in getattr(self, kind)}:
+            own = [getattr(self, kind)[name] for kind in MORE if name in getattr(self, kind)]
+            if not all(getattr(parameter, "_is_hf_initialized", False) for parameter in own):
+                with torch.no_grad():
+                    self.composition.reset(self, None if name == ALL else name)
+
     def _held(self, name: str) -> str:
         """Under which of peft's names the adapter's rank, scale and dropout are."""
         return name if self.composition is None else self.composition.shared()[0]
@@ -144,7 +163,7 @@ class RoutedLinear(Linear, RoutedLayer):
             composition.begin(self, task)
             composition.reset(self, task)
         self.composition = composition
-        self._caches.pop("alike", None)
+        self.forget_alike()
 
     def compose_again(self, tasks: Iterable[str]) -> None:
         """Gives what these tasks have beside peft's own the values that training starts from, by what is shared now."""
@@ -157,7 +176,7 @@ class RoutedLinear(Linear, RoutedLayer):
             if kind not in self._modules:  # peft makes its own before it calls this, and looks through all after
                 setattr(self, kind, nn.ParameterDict())
         super().update_layer(*args, **kwargs)
-        self._caches.pop("alike", None)
+        self.forget_alike()
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
