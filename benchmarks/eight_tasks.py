@@ -132,12 +132,14 @@ def run(arm: Arm, names: list[str], seed: int, data: Path, epochs: float) -> dic
         trainer.train()
         taken = time.process_time() - start
         trainer.tune()
-        scores = trainer.evaluate({name: own["test"] for name, own in rows.items()})
+        dev, test = (trainer.evaluate({name: own[split] for name, own in rows.items()}) for split in ("dev", "test"))
     counts = model.parameter_counts()
     heads = sum(values["head"] for values in counts.values() if "head" in values)
     learned = sum(values["trainable"] for values in counts.values()) - heads
+    main = {name: f"eval_{name}_{model.tasks[name].main_metric}" for name in names}
     return {
-        "scores": {name: scores[f"eval_{name}_{model.tasks[name].main_metric}"] for name in names},
+        "scores": {name: test[key] for name, key in main.items()},
+        "dev": {name: dev[key] for name, key in main.items()},
         "parameters": learned,
         "seconds": round(taken, 1),
     }
@@ -193,7 +195,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="JSON lines")
     parser.add_argument("--arms", nargs="*", default=[""], help="parts of names; else all")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--learning_rate", type=float, help="in place of an arm's own")
     parser.add_argument("--table", action="store_true", help="only print the table of the runs that there are")
     args = parser.parse_args()
@@ -210,7 +212,7 @@ def main() -> None:
             keep_run(args.results, {"study": args.study, "arm": name, "seed": seed} | found)
             print(
                 f"{time.strftime('%H:%M:%S')} {name:40} seed {seed} mean "
-                f"{statistics.mean(found['scores'].values()):.4f} CPU {found['seconds']:.0f} s",
+                f"{statistics.mean(found['scores'].values()):.4f} dev {statistics.mean(found['dev'].values()):.4f} CPU {found['seconds']:.0f} s",
                 flush=True,
             )
     print(table(args.study, read_runs(args.results), args.seeds))

@@ -29,7 +29,6 @@ from transformers import PrinterCallback, set_seed
 from hf_mtl import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, Task
 from hf_mtl.bundled import locate_backbone
 
-BATCH_SIZE = 8
 LOWER_IS_BETTER = ("kl_divergence",)
 TEACHER_TEMPERATURE = 2.0
 
@@ -103,7 +102,7 @@ def soft_labels(data: Path, folder: Path, backbone: str) -> None:
         for split in ("train", "dev", "test")
     }
     seen, parts["train"] = parts["train"][::2], parts["train"][1::2]
-    budget = Budget(backbone=backbone, epochs=2, batch_size=BATCH_SIZE, rate=1e-4, max_length=128, seed=0)
+    budget = Budget(backbone=backbone, epochs=2, batch_size=8, rate=1e-4, max_length=128, seed=0)
     set_seed(0)
     teacher = LabelWay(budget, names(seen, "label"))
     teacher.fit(seen)
@@ -200,7 +199,7 @@ def main() -> None:
             budget = Budget(
                 backbone=backbone,
                 epochs=case.epochs,
-                batch_size=BATCH_SIZE,
+                batch_size=case.batch_size,
                 rate=rate,
                 max_length=case.max_length,
                 seed=seed,

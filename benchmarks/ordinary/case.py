@@ -34,6 +34,7 @@ class Case:
         train: how many training rows.
         test: how many test rows at most.
         epochs: passes over the training rows.
+        batch_size: rows of a step.
         max_length: most subwords.
         rate: the learning rate.
         change: a row of the file -> the row of the task; None leaves it out.
@@ -51,6 +52,7 @@ class Case:
     train: int = 500
     test: int = 500
     epochs: float = 3
+    batch_size: int = 8
     max_length: int = 128
     rate: float = 3e-4
     change: Callable[[dict[str, Any]], dict[str, Any] | None] = field(default=lambda row: row)

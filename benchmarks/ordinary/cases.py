@@ -208,8 +208,10 @@ CASES: dict[str, Case] = {
         gold=_column("label"),
         score=partial(scoring.relation_scores, no_relation="Other"),
         metrics=("f1_macro_relations", "accuracy"),
-        train=1000,
-        rate=5e-4,
+        train=2000,
+        epochs=4,
+        batch_size=16,
+        rate=2e-4,
     ),
     "multiple-choice (CommonsenseQA)": Case(
         data="commonsenseqa",
