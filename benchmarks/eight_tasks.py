@@ -210,11 +210,8 @@ def main() -> None:
             rate = {} if args.learning_rate is None else {"learning_rate": args.learning_rate}
             found = run((arm[0], arm[1] | rate), tasks, seed, args.data, args.epochs)
             keep_run(args.results, {"study": args.study, "arm": name, "seed": seed} | found)
-            print(
-                f"{time.strftime('%H:%M:%S')} {name:40} seed {seed} mean "
-                f"{statistics.mean(found['scores'].values()):.4f} dev {statistics.mean(found['dev'].values()):.4f} CPU {found['seconds']:.0f} s",
-                flush=True,
-            )
+            means = " ".join(f"{part} {statistics.mean(found[part].values()):.4f}" for part in ("scores", "dev"))
+            print(f"{time.strftime('%H:%M:%S')} {name:40} seed {seed} {means} CPU {found['seconds']:.0f} s", flush=True)
     print(table(args.study, read_runs(args.results), args.seeds))
 
 
