@@ -5,6 +5,7 @@ numbers, texts. None of them knows hf_mtl, but for the edit scripts that lemmas 
 """
 
 from .budget import Budget, Way
+from .entities_then_relations import EntitiesThenRelations
 from .entity_markers import EntityMarkers
 from .intent_and_slots import TwoModels
 from .multiple_choice import MultipleChoiceWay
@@ -19,6 +20,7 @@ __all__ = [
     "Budget",
     "ContrastivePairs",
     "EditScriptWay",
+    "EntitiesThenRelations",
     "EntityMarkers",
     "LabelWay",
     "MultiLabelWay",

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from seqeval.metrics.sequence_labeling import get_entities
 
 import hf_mtl
 from hf_mtl import scoring
@@ -14,6 +15,7 @@ from . import (
     Budget,
     ContrastivePairs,
     EditScriptWay,
+    EntitiesThenRelations,
     EntityMarkers,
     LabelWay,
     MultiLabelWay,
@@ -44,6 +46,10 @@ def _scripts(rows: Rows) -> list[str]:
     return sorted({edit_script(*pair) for row in rows for pair in zip(row["tokens"], row["lemmas"], strict=True)})
 
 
+def _relations(rows: Rows) -> list[str]:
+    return sorted({one["label"] for row in rows for one in row["relations"]})
+
+
 def _frame_scores(answers: list[Any], gold: list[Any]) -> Scores:
     pairs = list(zip(answers, gold, strict=True))
     tags = scoring.tagging_scores([a["tags"] for a in answers], [g["tags"] for g in gold], spans=True)
@@ -57,6 +63,19 @@ def _frame_scores(answers: list[Any], gold: list[Any]) -> Scores:
 def _retrieved(answers: list[Any], gold: list[str]) -> Scores:
     texts, positives = (np.array(vectors) for vectors in zip(*answers, strict=True))
     return scoring.retrieval_scores(texts, positives, gold)
+
+
+def _graph(row: dict[str, Any]) -> dict[str, Any]:
+    """Entities, and relations by the numbers of their entities, of a row whose relations name spans."""
+    spans = [(start, end + 1, kind) for kind, start, end in get_entities(row["tags"])]
+    number = {span[:2]: k for k, span in enumerate(spans)}
+    return {
+        "entities": [{"start": start, "end": end, "type": kind} for start, end, kind in spans],
+        "relations": [
+            {"label": one["label"]} | {side: number[tuple(one[side])] for side in ("head", "tail")}
+            for one in row["relations"]
+        ],
+    }
 
 
 def _choice_scores(answers: list[int], gold: list[int]) -> Scores:
@@ -212,6 +231,20 @@ CASES: dict[str, Case] = {
         epochs=4,
         batch_size=16,
         rate=2e-4,
+    ),
+    "joint-relation-extraction (CoNLL04)": Case(
+        data="conll04_joint",
+        ours={"hf_mtl": hf_mtl.JointRelationExtraction},
+        theirs={
+            "ordinary": lambda budget, rows: EntitiesThenRelations(budget, names(rows, "tags"), _relations(rows)),
+        },
+        plain=lambda found: found,
+        gold=_graph,
+        score=scoring.joint_relation_scores,
+        metrics=("strict_f1", "entity_f1"),
+        train=400,
+        epochs=6,
+        rate=3e-4,
     ),
     "multiple-choice (CommonsenseQA)": Case(
         data="commonsenseqa",
