@@ -124,14 +124,18 @@ class TaskLifeMixin(FreezingMixin):
                 part.pop(name, None)
         self._freeze()  # taking an adapter out, peft freezes the others
 
-    def _set_adapter(self, name: str, adapter: Mapping[str, Any]) -> None:
-        """Gives a task, which there is already, a fresh adapter with these settings in the place of its own."""
+    def _set_adapter(self, name: str, adapter: Mapping[str, Any] | None) -> None:
+        """Gives a task, which there is already, a fresh adapter with these settings for its own, or none."""
         task = self.task(name)
         self._check_adapters(name, adapter)
-        self._check_places(task, adapter)
+        if adapter is not None:
+            self._check_places(task, adapter)
         training = self.training
         delete_adapter(self.backbone, name)
-        self.config.task_adapters = {**(self.config.task_adapters or {}), name: dict(adapter)}
+        own = {key: value for key, value in (self.config.task_adapters or {}).items() if key != name}
+        if adapter != self.config.adapters:
+            own[name] = None if adapter is None else dict(adapter)
+        self.config.task_adapters = own or None
         self._inject([task])
         self.backbone.train(training)
         self._freeze()

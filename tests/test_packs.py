@@ -9,7 +9,7 @@ import pytest
 import torch
 from hub_scripts import BUILD
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_modeling import batch, build, logits, three_tasks
 from tiny import ARCHITECTURES
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
@@ -81,7 +81,7 @@ def test_plain_peft_reads_a_packs_adapter(kind: str, tiny_backbone: Any, tmp_pat
     with torch.no_grad():
         ours, theirs = model.encode(["tags"], **inputs)[-1], plain(**inputs).last_hidden_state
         bare = model.backbone(**inputs).last_hidden_state
-    assert torch.allclose(ours, theirs, atol=1e-5) and not torch.allclose(ours, bare, atol=1e-2)
+    assert torch.allclose(ours, theirs, atol=1e-4) and not torch.allclose(ours, bare, atol=1e-2)
 
 
 @pytest.mark.parametrize("adapters", [WIDE, DORA], ids=["rslora", "dora"])
@@ -339,6 +339,22 @@ def test_of_a_classifiers_adapter_the_backbones_part_is_taken(
     with torch.no_grad():
         wanted = plain.base_model.model.bert(**inputs).last_hidden_state
     assert torch.allclose(model.encode(["topic"], **inputs)[-1], wanted, atol=1e-5)
+
+
+def test_a_damaged_adapter_leaves_the_tasks_own(tiny_backbone: Any, tmp_path: Any) -> None:
+    made_by_peft(AutoModel.from_pretrained(tiny_backbone()), tmp_path, r=5, target_modules=["query", "dense"])
+    file = tmp_path / "adapter_model.safetensors"
+    values = load_file(file)
+    del values[next(key for key in values if "lora_B" in key)]
+    save_file(values, file, metadata={"format": "pt"})
+    model = build(tiny_backbone(), LORA)
+    inputs, config = batch(model), model.config.to_dict()
+    before, learned = logits(model, inputs), {name for name, p in model.named_parameters() if p.requires_grad}
+    with pytest.raises(ValueError, match=r"'topic' does not fit: the file lacks .*lora_B"):
+        model.attach_adapter("topic", tmp_path)
+    assert all(torch.equal(found, before[name]) for name, found in logits(model, inputs).items())
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == learned
+    assert model.config.to_dict() == config
 
 
 def test_an_adapter_that_does_not_fit_is_refused(tiny_backbone: Any, tmp_path: Any) -> None:

@@ -4,7 +4,7 @@ from .bare import bare_parameters, fingerprint
 from .combining import COMBINATIONS, combine_adapters
 from .counts import parameter_counts, parameter_table
 from .embedding import RoutedEmbedding
-from .files import ADAPTER_FILES, fill_adapter, read_adapter, save_adapter, written_settings
+from .files import ADAPTER_FILES, fill_adapter, read_adapter, save_adapter, tensors_of, written_settings
 from .inject import (
     KEPT_IN_32_BITS,
     adapter_layers,
@@ -93,6 +93,7 @@ __all__ = [
     "stack_of",
     "starts_from_base",
     "task_of_key",
+    "tensors_of",
     "trunk_layers",
     "use_route",
     "written_settings",

@@ -20,6 +20,7 @@ from ..adapters import (
     read_adapter,
     require_private,
     save_adapter,
+    tensors_of,
     written_settings,
 )
 from ..config import MultiTaskConfig
@@ -49,7 +50,7 @@ class PacksMixin(PreTrainedModel):
     from_backbone: Callable[..., Any]
     _add: Callable[[Task, Mapping[str, Any] | None], None]
     _part: Callable[[Task], PreTrainedModel]
-    _set_adapter: Callable[[str, Mapping[str, Any]], None]
+    _set_adapter: Callable[[str, Mapping[str, Any] | None], None]
 
     # ------------------------------------------------------------------ out
 
@@ -235,9 +236,16 @@ class PacksMixin(PreTrainedModel):
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             if not (folder / file).is_file():
                 raise OSError(f"{str(source)!r} holds no adapter in peft's format: it has no {file}.")
-        settings, values = read_adapter(folder, self._part(task))
+        part = self._part(task)
+        settings, values = read_adapter(folder, part)
+        before, kept = self.config.adapter_of(name), {k: v.detach().clone() for k, v in tensors_of(part, name)}
         self._set_adapter(name, settings)
-        fill_adapter(self._part(task), name, values)
+        try:
+            fill_adapter(part, name, values)
+        except ValueError:
+            self._set_adapter(name, before)
+            fill_adapter(part, name, kept)
+            raise
 
     def _check_backbone(self, task: Task, pack: TaskPack) -> None:
         own, wanted, config = self._fingerprint(task), pack.backbone, self.config
