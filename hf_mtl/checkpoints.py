@@ -136,6 +136,19 @@ class CheckpointsMixin(Trainer):
             logger.warning("In %s there is a damaged %s. The run goes on from checkpoint-%s.", folder, text, last)
         return str(folder / f"checkpoint-{last}")
 
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            raise ValueError(
+                f"Checkpoint {str(checkpoint)!r} has the optimizer's state of other parameters, or of other groups of "
+                "them, than this run trains. Resume with the tasks, adapters, freeze_layers, unfreezing, "
+                "learning_rates, layer_decay and weight_decay that it was saved with; or begin anew from its weights: "
+                "MultiTaskModel.from_pretrained(checkpoint), and train() without resume_from_checkpoint."
+            ) from error
+
 
 def _instead_of(broken: Path) -> str:
     """What can be resumed from in place of a damaged checkpoint."""

@@ -150,3 +150,21 @@ def test_a_recipe_gives_rates_and_times_as_numbers() -> None:
     assert found == {"learning_rates": {"heads": 1e-3}, "unfreezing": {"1": 2, "2.5": 4}, "layer_decay": 0.9}
     with pytest.raises(ValueError, match=r"training\.learning_rates\.heads must be a number"):
         read_training({"learning_rates": {"heads": "fast"}})
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"learning_rates": RATES}, {}),
+        ({}, {"layer_decay": 0.5}),
+        ({"freeze_layers": 1}, {}),
+        ({}, {"freeze_layers": 1}),
+    ],
+    ids=["rates", "decay", "frozen", "more frozen"],
+)
+def test_a_run_resumed_with_other_groups_is_told_what_has_to_be_the_same(
+    make: Any, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    make(max_steps=2, save_strategy="steps", save_steps=1, **before).train()
+    with pytest.raises(ValueError, match=r"checkpoint-2' has the optimizer's state of other parameters.*freeze_layers"):
+        make(max_steps=4, save_strategy="steps", save_steps=1, **after).train(resume_from_checkpoint=True)
