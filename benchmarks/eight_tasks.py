@@ -50,6 +50,8 @@ def _lora(rank: int) -> dict[str, Any]:
 
 
 FULL, ADAPTERS = {"learning_rate": 5e-4}, {"learning_rate": 2e-3}
+# Of the studies in which adapters have no part: the upper half of the backbone, in less than half of the time.
+UPPER: dict[str, Any] = FULL | {"freeze_layers": 3, "cache_frozen_layers": 1.0}
 STUDIES: dict[str, dict[str, Arm]] = {
     "sharing": {
         "none (all of the backbone is trained)": ({}, FULL),
@@ -66,17 +68,17 @@ STUDIES: dict[str, dict[str, Arm]] = {
         "private, r=8, train_backbone": (_lora(8) | {"train_backbone": True}, FULL),
     },
     "mixtures": {
-        "proportional": ({}, FULL | {"mixing": "proportional"}),
-        "temperature 2": ({}, FULL | {"mixing": "temperature", "temperature": 2.0}),
-        "temperature 5": ({}, FULL | {"mixing": "temperature", "temperature": 5.0}),
-        "uniform": ({}, FULL | {"mixing": "uniform"}),
-        "annealed": ({}, FULL | {"mixing": "annealed"}),
-        "unimax": ({}, FULL | {"mixing": "unimax", "max_repeats": 4}),
-        "round_robin": ({}, FULL | {"mixing": "round_robin"}),
-        "adaptive": ({}, FULL | {"mixing": "adaptive", "eval_strategy": "epoch"}),
+        "proportional": ({}, UPPER | {"mixing": "proportional"}),
+        "temperature 2": ({}, UPPER | {"mixing": "temperature", "temperature": 2.0}),
+        "temperature 5": ({}, UPPER | {"mixing": "temperature", "temperature": 5.0}),
+        "uniform": ({}, UPPER | {"mixing": "uniform"}),
+        "annealed": ({}, UPPER | {"mixing": "annealed"}),
+        "unimax": ({}, UPPER | {"mixing": "unimax", "max_repeats": 4}),
+        "round_robin": ({}, UPPER | {"mixing": "round_robin"}),
+        "adaptive": ({}, UPPER | {"mixing": "adaptive", "eval_strategy": "epoch"}),
     },
     "balancing": {
-        name: ({}, FULL | {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 4, "balancing": name})
+        name: ({}, UPPER | {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 4, "balancing": name})
         for name in sorted(BALANCING_METHODS)
     },
 }
@@ -149,7 +151,7 @@ def arms_of(study: str) -> dict[str, tuple[Arm, list[str]]]:
     """arm -> what it is, and its tasks: all; in `mixtures` and `balancing` also each task by itself."""
     found = {name: (arm, list(TASKS)) for name, arm in STUDIES[study].items()}
     if study != "sharing":
-        found |= {f"alone: {name}": (({}, FULL), [name]) for name in TASKS}
+        found |= {f"alone: {name}": (({}, UPPER), [name]) for name in TASKS}
     return found
 
 
