@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import initialization as init
 
 from .adapters import (
     KEPT_IN_32_BITS,
@@ -33,6 +34,7 @@ from .saving import SavingMixin
 from .task_life import TaskLifeMixin, adapter_settings, check_layer, tasks_of
 from .task_start import TaskStartMixin
 from .tasks import Task
+from .tasks.starting_bias import StartingBias
 
 __all__ = ["MultiTaskModel", "MultiTaskOutput"]
 
@@ -161,6 +163,12 @@ class MultiTaskModel(
         """Draws what no checkpoint has filled, adapters by peft's rule."""
         reset_missing(self.backbone)
         super().initialize_weights()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, StartingBias) and module.bias is not None:
+            # Out of a file's reach, which `init` knows: only a bias that no checkpoint has filled.
+            init.copy_(module.bias, module.bias.new_tensor(module.start))
 
     # ------------------------------------------------------------------ training
 

@@ -18,6 +18,7 @@ from .entity_relations import entities_and_relations
 from .labels import check_labels, declared_names, label_id, label_index, label_names, sorted_names
 from .registry import register_task
 from .relation_table import EntityRelationHead
+from .starting_bias import common
 from .thresholds import best_f1_threshold
 from .token_classification import CrfTokenClassifier
 from .window_values import IGNORED
@@ -166,7 +167,7 @@ class JointRelationExtraction(WordTask):
         width, tags, labels = width_of(backbone), self.bio_tags(), self.known("labels", self.labels)
         allowed = legal_moves(tags).copy()
         allowed[-1] = True  # a window may begin inside an entity; that a row does not is seen to in decoding
-        tagger = CrfTokenClassifier(width, len(tags), self.dropout, allowed)
+        tagger = CrfTokenClassifier(width, common(tags, "O"), self.dropout, allowed)
         return EntityRelationHead(tagger, width, len(tags) // 2, len(labels), self.pair_width, self.dropout)
 
     # ------------------------------------------------------------------ answers

@@ -17,6 +17,7 @@ from .labels import check_labels, label_index
 from .registry import register_task
 from .soft_outputs import SoftReader, labels_of_words
 from .softmax import softmax
+from .starting_bias import common
 from .token_classification import TokenClassifier
 from .weighted_labels import SmoothedLabels
 from .window_values import IGNORED, by_row, label_windows, mean_cross_entropy, stack_windows, words_of_windows
@@ -100,7 +101,8 @@ class Lemmatization(SmoothedLabels, WordTask):
 
     def build_head(self, backbone: Any) -> nn.Module:
         loss = self.label_loss(mean_cross_entropy)
-        return TokenClassifier(width_of(backbone), len(self.known("labels", self.labels)), self.dropout, loss)
+        start = common(self.known("labels", self.labels), IDENTITY)
+        return TokenClassifier(width_of(backbone), start, self.dropout, loss)
 
     def soft_outputs(self) -> SoftReader:
         return labels_of_words

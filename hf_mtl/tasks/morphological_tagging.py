@@ -18,6 +18,7 @@ from .labels import check_labels, label_index
 from .registry import register_task
 from .soft_outputs import SoftReader, labels_of_words
 from .softmax import softmax
+from .starting_bias import StartingBias, common
 from .weighted_labels import SmoothedLabels
 from .window_values import IGNORED, by_row, label_windows, mean_cross_entropy, stack_windows, words_of_windows
 from .word_tasks import WordTask
@@ -186,7 +187,7 @@ class MorphologicalTagger(nn.Module):
         for column, label in enumerate(labels):
             self.table[[values[pair] for pair in _pairs(label)], column] = 1
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, len(labels) + len(values))
+        self.classifier = StartingBias(width, [*common(labels, NONE), *([0.0] * len(values))])
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
         """`hidden [batch, words, width]`, `labels [batch, words]` or -100 -> `logits [batch, words, strings]`."""

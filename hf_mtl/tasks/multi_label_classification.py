@@ -17,6 +17,7 @@ from .labels import declared_names, label_id, label_index, label_names, sorted_n
 from .pooled import PooledLabelTask
 from .registry import register_task
 from .soft_outputs import SoftReader, YesNo
+from .starting_bias import rare
 from .thresholds import best_f1_threshold
 from .weighted_labels import WeightedLabels
 
@@ -107,7 +108,10 @@ class MultiLabelClassification(WeightedLabels, PooledLabelTask):
 
     def build_head(self, backbone: Any) -> nn.Module:
         loss = self.binary_loss(F.binary_cross_entropy_with_logits)
-        return self.pooled_head(backbone, len(self.known_labels()), loss)
+        count = len(self.known_labels())
+        # Weights make labels count as if they held another number of times.
+        start = rare(count, count) if self.class_weights is None else [0.0] * count
+        return self.pooled_head(backbone, start, loss)
 
     def soft_outputs(self) -> SoftReader:
         return lambda logits, labels, mask: [YesNo(logits)]

@@ -13,6 +13,7 @@ from .base import Features, Row, Task, TaskOutput
 from .labels import check_labels
 from .plain import PlainHead
 from .pooling import POOLINGS, pool, resolve_pooling
+from .starting_bias import StartingBias
 from .texts import encode_texts
 
 __all__ = ["PooledClassifier", "PooledLabelTask", "PooledTask"]
@@ -68,10 +69,10 @@ class PooledTask(Task):
         """
         raise NotImplementedError
 
-    def pooled_head(self, backbone: Any, outputs: int, loss: Loss) -> nn.Module:
-        """A head with so many logits for a backbone with this config."""
+    def pooled_head(self, backbone: Any, start: Sequence[float], loss: Loss) -> nn.Module:
+        """A head for a backbone with this config, with a logit for each value where its bias is to begin."""
         how = resolve_pooling(self.pooling, is_causal(backbone))
-        return PooledClassifier(width_of(backbone), outputs, how, self.dropout, loss, bias=self.bias)
+        return PooledClassifier(width_of(backbone), start, how, self.dropout, loss, bias=self.bias)
 
     # `problem_type` of transformers' configs for such tasks.
     plain_problem: ClassVar[str] = "single_label_classification"
@@ -121,7 +122,7 @@ class PooledClassifier(nn.Module):
 
     Args:
         width: of the hidden states.
-        labels: how many logits.
+        start: for each logit where its bias begins.
         pooling: `mean`, `first` or `last`.
         dropout: before the linear layer.
         loss: `(logits [batch, labels] in float32, labels)` -> the mean over the batch.
@@ -131,7 +132,7 @@ class PooledClassifier(nn.Module):
     def __init__(
         self,
         width: int,
-        labels: int,
+        start: Sequence[float],
         pooling: str,
         dropout: float,
         loss: Loss = F.cross_entropy,
@@ -142,7 +143,7 @@ class PooledClassifier(nn.Module):
         self.pooling = pooling
         self.loss = loss
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, labels, bias=bias)
+        self.classifier = StartingBias(width, start, bias=bias)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
         """`hidden [batch, seq, width]`, `mask [batch, seq]`, `labels` as the loss wants -> `logits [batch, labels]`."""

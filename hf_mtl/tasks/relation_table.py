@@ -13,6 +13,7 @@ from torch import nn
 
 from .base import TaskOutput
 from .range_maxima import RangeMaxima
+from .starting_bias import StartingBias, rare
 
 __all__ = ["CANDIDATES", "LABEL", "SCORE", "TAIL", "EntityRelationHead", "Spans", "find_spans"]
 
@@ -27,6 +28,8 @@ TAIL, LABEL, SCORE = range(3)
 _PAIRS = 1 << 15
 # Distances are told apart by their logarithm, up to 2^7 words; by sign, head first or tail first.
 _DISTANCES = 8
+# Before training one pair of entities in so many is likely to be related.
+_PAIRS_A_RELATION = 10
 
 
 class Spans(NamedTuple):
@@ -77,7 +80,7 @@ class EntityRelationHead(nn.Module):
         self.head_type = nn.Embedding(types, pair_width)
         self.tail_type = nn.Embedding(types, pair_width)
         self.distance = nn.Embedding(2 * _DISTANCES, pair_width)
-        self.relation = nn.Linear(pair_width, relations)
+        self.relation = StartingBias(pair_width, rare(relations, _PAIRS_A_RELATION * relations))
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
         """The loss of the gold entities and relations, and the likeliest ones.

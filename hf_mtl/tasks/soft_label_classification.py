@@ -111,7 +111,7 @@ class SoftLabelClassification(PooledLabelTask):
         return [self.encode_label(row[self.label], i) for i, row in enumerate(rows)]
 
     def build_head(self, backbone: Any) -> nn.Module:
-        return self.pooled_head(backbone, len(self.known_labels()), F.cross_entropy)
+        return self.pooled_head(backbone, [0.0] * len(self.known_labels()), F.cross_entropy)
 
     def soft_outputs(self) -> SoftReader:
         return labels_of_rows

@@ -51,7 +51,7 @@ class TextClassification(WeightedLabels, PooledLabelTask):
         return label_names([row[self.label] for row in rows], self.labels)
 
     def build_head(self, backbone: Any) -> nn.Module:
-        return self.pooled_head(backbone, len(self.known_labels()), self.label_loss(F.cross_entropy))
+        return self.pooled_head(backbone, [0.0] * len(self.known_labels()), self.label_loss(F.cross_entropy))
 
     def soft_outputs(self) -> SoftReader:
         return labels_of_rows

@@ -21,6 +21,7 @@ from .labels import check_labels, declared_names, label_ids, label_index, label_
 from .plain import PlainHead
 from .registry import register_task
 from .soft_outputs import SoftReader, labels_of_words
+from .starting_bias import StartingBias, common
 from .tagging import tag_words
 from .weighted_labels import WeightedLabels
 from .window_values import by_row, label_windows, mean_cross_entropy, stack_windows
@@ -127,14 +128,16 @@ class TokenClassification(WeightedLabels, WordTask):
 
     def build_head(self, backbone: Any) -> nn.Module:
         labels = self.known("labels", self.labels)
+        # Weights make labels count as if they occurred another number of times.
+        start = common(labels, "O") if self.class_weights is None else [0.0] * len(labels)
         if not self.crf:
             loss = self.label_loss(mean_cross_entropy)
-            return TokenClassifier(width_of(backbone), len(labels), self.dropout, loss)
+            return TokenClassifier(width_of(backbone), start, self.dropout, loss)
         allowed = None
         if self.spans and self.scheme != "iob1":
             allowed = legal_moves(labels).copy()
             allowed[-1] = True  # a window may begin inside a span; that a row does not is seen to in decoding
-        return CrfTokenClassifier(width_of(backbone), len(labels), self.dropout, allowed)
+        return CrfTokenClassifier(width_of(backbone), start, self.dropout, allowed)
 
     def soft_outputs(self) -> SoftReader:
         if self.crf:
@@ -200,13 +203,20 @@ def _named(moves: Mapping[tuple[Any, Any], int], labels: tuple[str, ...]) -> dic
 
 
 class TokenClassifier(nn.Module):
-    """Dropout -> linear on every word, in the dtype of its own weights."""
+    """Dropout -> linear on every word, in the dtype of its own weights.
 
-    def __init__(self, width: int, labels: int, dropout: float, loss: Loss = mean_cross_entropy):
+    Args:
+        width: of the word vectors.
+        start: for each label where its bias begins.
+        dropout: before the linear layer.
+        loss: `(logits [batch, words, labels], labels)` -> the mean over the words.
+    """
+
+    def __init__(self, width: int, start: Sequence[float], dropout: float, loss: Loss = mean_cross_entropy):
         super().__init__()
         self.loss = loss
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, labels)
+        self.classifier = StartingBias(width, start)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
         """`hidden [batch, words, width]`, `labels [batch, words]` or -100 -> `logits [batch, words, labels]`."""
@@ -219,9 +229,9 @@ class TokenClassifier(nn.Module):
 class CrfTokenClassifier(TokenClassifier):
     """The same under a linear-chain CRF; the logits of an answer are such that the best ones make the best sequence."""
 
-    def __init__(self, width: int, labels: int, dropout: float, allowed: np.ndarray | None):
-        super().__init__(width, labels, dropout)
-        self.crf = LinearChainCRF(labels, allowed)
+    def __init__(self, width: int, start: Sequence[float], dropout: float, allowed: np.ndarray | None):
+        super().__init__(width, start, dropout)
+        self.crf = LinearChainCRF(len(start), allowed)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor | None = None) -> TaskOutput:
         emissions = super().forward(hidden, mask).logits
