@@ -52,9 +52,11 @@ class MultiTaskCollator:
         real = np.arange(longest) < lengths[:, None]
         batch: dict[str, Any] = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
         for key, filler in (("input_ids", self.tokenizer.pad_token_id), ("token_type_ids", 0)):
-            if key in inputs[0]:
+            if any(key in part for part in inputs):
                 values = np.full(real.shape, filler, dtype=np.int64)
-                values[real] = list(chain.from_iterable(part[key] for part in inputs))
+                # A text that goes on as a language model's has no types, beside others that have them.
+                parts = (part[key] if key in part else [filler] * len(part["input_ids"]) for part in inputs)
+                values[real] = list(chain.from_iterable(parts))
                 batch[key] = torch.from_numpy(values)
         return batch, longest
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["best_legal", "has_end_tags", "is_bio", "legal_moves", "names_scheme", "spans"]
+__all__ = ["best_legal", "going_on", "has_end_tags", "is_bio", "legal_moves", "names_scheme", "spans"]
 
 _MARKS = ("B-", "I-", "E-", "S-", "L-", "U-")
 
@@ -55,6 +55,14 @@ def legal_moves(labels: tuple[str, ...]) -> np.ndarray:
             for of in before
         ]
     )
+
+
+@lru_cache(maxsize=64)
+def going_on(labels: tuple[str, ...]) -> np.ndarray:
+    """`[labels]` the tag by which each goes on in a word's second half: `I-x` after `B-x`, where these are BIO tags."""
+    index = {label: i for i, label in enumerate(labels)}
+    after = [f"I-{label[2:]}" if label.startswith("B-") and is_bio(labels) else label for label in labels]
+    return np.array([index.get(tag, i) for i, tag in enumerate(after)])
 
 
 def best_legal(scores: np.ndarray, lengths: np.ndarray, labels: tuple[str, ...]) -> np.ndarray:

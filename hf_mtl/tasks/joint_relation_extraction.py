@@ -21,7 +21,7 @@ from .relation_table import EntityRelationHead
 from .starting_bias import common
 from .thresholds import best_f1_threshold
 from .token_classification import CrfTokenClassifier
-from .window_values import IGNORED
+from .window_values import IGNORED, read_once
 from .word_tasks import WordTask
 
 __all__ = ["JointRelationExtraction"]
@@ -111,6 +111,7 @@ class JointRelationExtraction(WordTask):
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         features, words = self.encode_rows(rows, tokenizer)
+        read_once(features)
         if all(column in rows[0] for column in self.columns()):
             gold = [self._gold(row, len(words[i]), i) for i, row in enumerate(rows)]
             for feature in features:
@@ -217,9 +218,6 @@ def _within(
     tags, owner = tags[feature["words"]], owner[feature["words"]]
     labels = np.full((len(tags), 3), -1, dtype=np.int64)
     labels[:, 0] = labels[:, 1] = tags
-    # Where words share a subword (characters of a Latin run) the first of them trains it.
-    positions = feature["positions"]
-    labels[1:, 0][positions[1:] == positions[:-1]] = IGNORED
     last = {number: place for place, number in enumerate(owner.tolist())} if relations else {}
     said = [[last[head], last[tail], label] for head, tail, label in relations if head in last and tail in last]
     words: list[list[int]] = labels.tolist()

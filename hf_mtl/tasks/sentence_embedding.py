@@ -145,7 +145,8 @@ class ContrastiveEmbedder(nn.Module):
 
         `labels [rows, texts - 1]` number the positive and the negatives: equal numbers are equal texts.
         """
-        vectors = pool(hidden.float().flatten(0, 1), mask.flatten(0, 1), self.pooling).unflatten(0, mask.shape[:2])
+        with _in_full(hidden):
+            vectors = pool(hidden.float().flatten(0, 1), mask.flatten(0, 1), self.pooling).unflatten(0, mask.shape[:2])
         return TaskOutput(None if labels is None else self.loss(vectors, labels), vectors)
 
     def loss(self, vectors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -157,7 +158,13 @@ class ContrastiveEmbedder(nn.Module):
         same = same & ~torch.eye(len(labels), len(numbers), dtype=torch.bool, device=same.device)
         target = torch.arange(len(labels), device=vectors.device)
         losses = []
-        for size in self.dimensions:
-            cosines = F.normalize(vectors[:, 0, :size], dim=-1) @ F.normalize(candidates[:, :size], dim=-1).T
-            losses.append(F.cross_entropy((cosines * self.scale).masked_fill(same, -torch.inf), target))
+        with _in_full(vectors):
+            for size in self.dimensions:
+                cosines = F.normalize(vectors[:, 0, :size], dim=-1) @ F.normalize(candidates[:, :size], dim=-1).T
+                losses.append(F.cross_entropy((cosines * self.scale).masked_fill(same, -torch.inf), target))
         return torch.stack(losses).mean()
+
+
+def _in_full(tensor: torch.Tensor) -> Any:
+    """Outside any autocast: of near texts the cosines differ by less than 16 bits can say of numbers near 1."""
+    return torch.autocast(tensor.device.type, enabled=False)

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from .base import Features
-from .bio import best_legal, legal_moves
-from .window_values import words_of_windows
+from .bio import best_legal, going_on, legal_moves
+from .window_values import words_of_windows, words_read
 
 __all__ = ["tag_words"]
 
@@ -24,9 +24,11 @@ def tag_words(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best tag of each word of many rows, one row after the other, and its probability.
 
+    A word that shares its subword with the word before has that one's tag, and does not begin another span.
+
     Args:
         logits: `[words, labels]` for each feature.
-        features: with `row` and `words`, as `encode_words` gives them.
+        features: with `row` and `words`, as `encode_words` gives them, and `shared` of `read_once`.
         counts: `[rows]` the words of each row.
         labels: the tag names.
         legal: the best legal sequence of BIO tags, rather than the best tag of each word.
@@ -35,19 +37,25 @@ def tag_words(
         `[words]` label indices, and `[words]` probabilities.
     """
     first = np.concatenate([[0], np.cumsum(counts)])
+    alone = np.ones(first[-1], dtype=bool)
+    if len(features):
+        alone[words_read(features, counts, "shared")[1]] = False
     # A word that no subword stands for says nothing of its tag: the most it can be is outside, or the first.
     scores = np.zeros((first[-1], len(labels)), dtype=np.float32)
     scores[:, labels.index("O") if "O" in labels else 0] = 1e-3
     if len(features):
         found, places = words_of_windows(logits, features, counts)
         scores[places] = found
+    scores, first = scores[alone], np.concatenate([[0], np.cumsum(alone)])[first]
     best = scores.argmax(-1)
     if legal and len(best):
         for chosen in _illegal(best, first, labels):
             best[chosen.words] = best_legal(chosen.padded(scores), chosen.lengths, labels)[chosen.inside]
     top = scores.max(-1)
     shares = np.exp(scores - top[:, None]).sum(-1)
-    return best, np.exp(scores[np.arange(len(best)), best] - top) / shares
+    sure = np.exp(scores[np.arange(len(best)), best] - top) / shares
+    of = np.cumsum(alone) - 1
+    return np.where(alone, best[of], going_on(labels)[best[of]]), sure[of]
 
 
 class _Padded:

@@ -94,8 +94,11 @@ class TextGeneration(WritingTask):
         room = min(self.limit(tokenizer), longest - new if new < longest else longest // 2)
         texts = [self.read_text(row, self.prompt, i) for i, row in enumerate(rows)]
         filler = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        found = self._ids(texts, tokenizer, special=True)
-        return [{"input_ids": ids[-room:] or [filler], "row": i} for i, ids in enumerate(found)]
+        found = self._ids(texts, tokenizer, special=False)
+        # What stands at the beginning of every text is kept: some decoders write nonsense without it.
+        beginning = added_around(tokenizer)[0][: max(0, room - 1)]
+        room -= len(beginning)
+        return [{"input_ids": [*beginning, *ids[-room:]] or [filler], "row": i} for i, ids in enumerate(found)]
 
     def _ids(self, texts: list[str], tokenizer: Any, special: bool) -> list[list[int]]:
         """Subwords, with what the tokenizer puts at the beginning where `special`, and never with an end."""

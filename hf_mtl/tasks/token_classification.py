@@ -24,7 +24,7 @@ from .soft_outputs import SoftReader, labels_of_words
 from .starting_bias import StartingBias, common
 from .tagging import tag_words
 from .weighted_labels import WeightedLabels
-from .window_values import by_row, label_windows, mean_cross_entropy, stack_windows
+from .window_values import by_row, label_windows, mean_cross_entropy, read_once, stack_windows
 from .word_tasks import WordTask
 
 __all__ = ["TokenClassification"]
@@ -112,6 +112,7 @@ class TokenClassification(WeightedLabels, WordTask):
 
     def encode(self, rows: Sequence[Row], tokenizer: Any) -> list[Features]:
         features, words = self.encode_rows(rows, tokenizer)
+        read_once(features)
         if self.tags in rows[0]:
             index = label_index(self.known("labels", self.labels))
             label_windows(features, [self._gold(row, len(words[i]), index, i) for i, row in enumerate(rows)])

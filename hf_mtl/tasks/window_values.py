@@ -15,6 +15,7 @@ __all__ = [
     "by_row",
     "label_windows",
     "mean_cross_entropy",
+    "read_once",
     "stack_windows",
     "words_of_windows",
     "words_read",
@@ -41,6 +42,26 @@ def label_windows(features: Sequence[Features], gold: Sequence[Sequence[int]]) -
     labels[1:][(np.diff(positions) == 0) & (np.diff(window) == 0)] = IGNORED
     for feature, own in zip(features, by_row(labels.tolist(), read), strict=True):
         feature["labels"] = own
+
+
+def read_once(features: Sequence[Features]) -> None:
+    """Leaves of the words that share a subword (characters of a Latin run, of a number) the first in `words`.
+
+    The others become `shared`: a head that reads the same vector for each of them could not tell them apart, and would
+    begin a span of its own at each.
+
+    Args:
+        features: the windows of `encode_words`, in place.
+    """
+    positions = np.concatenate([feature["positions"] for feature in features])
+    bounds = np.cumsum([0, *(len(feature["positions"]) for feature in features)])
+    again = np.diff(positions, prepend=-1) == 0
+    again[bounds[:-1][bounds[:-1] < len(again)]] = False
+    for feature, (start, end) in zip(features, pairwise(bounds.tolist()), strict=True):
+        shared = again[start:end]
+        feature["shared"] = feature["words"][shared]
+        if shared.any():
+            feature["words"], feature["positions"] = feature["words"][~shared], feature["positions"][~shared]
 
 
 def stack_windows(labels: Sequence[Sequence[Any]], length: int, one: Any = IGNORED) -> torch.Tensor:
@@ -82,12 +103,17 @@ def words_of_windows(
     return np.concatenate(logits), words_read(features, counts)[1]
 
 
-def words_read(features: Sequence[Features], counts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many words each window reads, and which these are of the words of all rows, window after window."""
+def words_read(
+    features: Sequence[Features], counts: Sequence[int] | np.ndarray, key: str = "words"
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many words each window reads, and which these are of the words of all rows, window after window.
+
+    With `key="shared"` those that it does not read because they share a subword, see `read_once`.
+    """
     first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    read = np.array([len(feature["words"]) for feature in features], dtype=np.int64)
+    parts = [feature.get(key, ()) for feature in features]
+    read = np.array(list(map(len, parts)), dtype=np.int64)
     rows = np.array([feature["row"] for feature in features], dtype=np.int64)
-    parts = [feature["words"] for feature in features]
     if isinstance(parts[0], np.ndarray):  # as they were encoded; from a data set they come as lists
         words = np.concatenate(parts)
     else:

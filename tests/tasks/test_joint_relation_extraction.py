@@ -62,6 +62,24 @@ def test_decoding_what_was_encoded_gives_the_gold_answer(rows):
     assert all(score == pytest.approx(1) for score in scores)
 
 
+def test_characters_of_one_subword_are_in_one_entity():
+    task = JointRelationExtraction(name="j", types=TYPES, labels=LABELS, split="characters", max_length=128)
+    tokenizer = make_tokenizer("wordpiece")
+    tokenizer.add_tokens(["2008"])
+    tags = ["B-firm", *["I-firm"] * 4, "O", "B-person", "I-person"]
+    row = {
+        "tokens": [*"2008年的我去"],
+        "tags": tags,
+        "relations": [{"head": [6, 8], "tail": [0, 5], "label": "owns"}],
+    }
+    (feature,) = task.encode([row], tokenizer)
+    told = perfect(task, feature["labels"], len(feature["words"]))
+    _, first = np.unique(feature["positions"], return_index=True)
+    told = told[first][np.searchsorted(np.unique(feature["positions"]), feature["positions"])]  # a head sees no more
+    found = task.decode([told], [feature], [row])
+    assert [plain(graph) for graph in found] == task.references([row])
+
+
 @settings(max_examples=60, deadline=None)
 @given(graphs(most=60), st.sampled_from(sorted(TOKENIZERS)))
 def test_over_windows_no_entity_is_lost_and_no_relation_whose_ends_one_window_reads(graph, family):

@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import pytest
 from tiny import make_tokenizer as bare_tokenizer
+from tokenizers import processors
 
 from hf_mtl import (
     FillMask,
@@ -14,10 +15,11 @@ from hf_mtl import (
     MultiTaskTrainingArguments,
     Summarization,
     Text2TextGeneration,
+    TextClassification,
     TextGeneration,
     Translation,
 )
-from hf_mtl.data import encode_dataset
+from hf_mtl.data import MultiTaskCollator, encode_dataset
 
 
 def make_tokenizer(family: str) -> Any:
@@ -64,6 +66,33 @@ def test_special_tokens_that_somebody_wrote_are_not_asked_for() -> None:
     assert [feature["input_ids"][place] for place in feature["positions"]] == asked
     (unknown,) = FillMask(name="it").encode([{"text": "a ☃"}], make_tokenizer("wordpiece"))
     assert len(unknown["labels"]) == 2
+
+
+def test_of_a_long_prompt_the_end_is_read_behind_what_begins_every_text() -> None:
+    tokenizer = make_tokenizer("bytes-bare")
+    tokenizer.bos_token = "<s>"
+    begin = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", begin)]
+    )
+    task = TextGeneration(name="it", max_length=16)
+    short, long = task.encode([{"prompt": "I lost"}, {"prompt": "a " * 50 + "my card"}], tokenizer)
+    assert short["input_ids"] == tokenizer("I lost")["input_ids"]
+    assert long["input_ids"] == [begin, *tokenizer("a " * 50 + "my card")["input_ids"][-15:]]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_rows_with_types_and_rows_without_are_a_batch_in_any_order(first: int) -> None:
+    tokenizer = make_tokenizer("unigram-bare")
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # what transformers has by default
+    tasks = [TextGeneration(name="gen"), TextClassification(name="cls", labels=("a", "b"))]
+    row = {"text": "I lost my card", "label": "a"}
+    parts = [encode_dataset(task, i, [row], tokenizer, "train") for i, task in enumerate(tasks)]
+    items = [parts[first][0], parts[1 - first][0]]
+    assert ["token_type_ids" in item for item in items] == [first == 1, first == 0]
+    batch = MultiTaskCollator(tokenizer, tasks)(items)
+    assert batch["token_type_ids"].shape == batch["input_ids"].shape and not batch["token_type_ids"].any()
 
 
 def test_one_column_cannot_be_both_of_a_tasks_columns() -> None:

@@ -52,6 +52,19 @@ def test_the_loss_is_that_of_finding_the_positive_among_all_other_texts(size: in
     assert output.loss.item() == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_vectors_and_loss_are_those_of_32_bits(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(1, 1, 1, 64) + 0.2 * torch.randn(16, 2, 4, 64)  # near each other, as texts of a domain are
+    mask, labels = torch.ones(16, 2, 4, dtype=torch.long), torch.arange(16)[:, None]
+    head = ContrastiveEmbedder("mean", 20.0, (64,))
+    wanted = head(hidden, mask, labels)
+    with torch.autocast("cpu", dtype=dtype):
+        found = head(hidden, mask, labels)
+    assert found.logits.dtype == torch.float32 and torch.equal(found.logits, wanted.logits)
+    assert found.loss is not None and wanted.loss is not None and torch.equal(found.loss, wanted.loss)
+
+
 def test_leading_dimensions_are_trained_as_the_whole_is() -> None:
     torch.manual_seed(0)
     hidden, mask, labels = torch.randn(3, 2, 4, 6), torch.ones(3, 2, 4, dtype=torch.long), torch.tensor([[1], [2], [3]])

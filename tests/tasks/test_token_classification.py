@@ -122,6 +122,32 @@ def test_characters_are_tagged_one_by_one(family):
     assert [a["word"] for a in whole] == ["北京"]
 
 
+@pytest.mark.parametrize(("split", "gap"), [("characters", ""), ("words", " ")])
+def test_characters_of_one_subword_make_no_spans_of_their_own(split, gap):
+    words = ["我", *"2008", "年", "a"]
+    rows = [
+        {"tokens": words, "tags": ["O", "B-x", *["I-x"] * 4, "B-y"]},
+        {"tokens": [*"2008", "2"], "tags": ["B-y", "I-y", "I-y", "I-y", "O"]},
+        {"tokens": [*"2008"], "tags": ["O"] * 4},
+    ]
+    tokenizer = ready("wordpiece")
+    tokenizer.add_tokens(["2008"])
+    found, read = decode_gold(task(split=split), rows, tokenizer)
+    assert [f["tags"] for f in found] == [row["tags"] for row in rows]
+    assert (read[0] == {0, 1, 5, 6}) == (split == "characters")  # joined by spaces each is a subword of its own
+    spans = task(split=split).answer(found[0], rows[0])
+    assert [s["word"] for s in spans] == [gap.join([*"2008", "年"]), "a"]
+    assert all(len(f["scores"]) == len(f["tags"]) and min(f["scores"]) > 0.9 for f in found)
+
+
+def test_characters_of_one_subword_have_the_same_plain_tag():
+    row = {"tokens": [*"2008", "年"], "tags": ["B", "B", "B", "B", "A"]}
+    tokenizer = ready("wordpiece")
+    tokenizer.add_tokens(["2008"])
+    (found,), _ = decode_gold(task(split="characters", labels=("A", "B")), [row], tokenizer)
+    assert found["tags"] == row["tags"]
+
+
 def test_a_row_without_words_has_no_tags():
     found, _ = decode_gold(
         task(), [{"tokens": [], "tags": []}, {"tokens": ["a"], "tags": ["B-x"]}], TOKENIZERS["bytes"]
