@@ -182,15 +182,20 @@ class EvaluationMixin(Trainer):
     def _logits(self, name: str, part: EncodedDataset, prefix: str) -> tuple[list[Any], float]:
         """The logits of the features in their order, without padding, and the mean loss where there are labels."""
         ordered, order = part.sorted_by_length()
-        loop = self.evaluation_loop(
-            self._in_order(ordered),
-            description=f"Evaluating {name}",
-            prediction_loss_only=False,
-            metric_key_prefix=f"{prefix}_{name}",
-        )
-        found: Any = loop.predictions
+        # A batch joined to those before it is a copy of them all, padded to the longest row: quadratic in the rows.
+        self.args.eval_do_concat_batches = False
+        try:
+            loop = self.evaluation_loop(
+                self._in_order(ordered),
+                description=f"Evaluating {name}",
+                prediction_loss_only=False,
+                metric_key_prefix=f"{prefix}_{name}",
+            )
+        finally:
+            self.args.eval_do_concat_batches = True
+        batches: Any = loop.predictions
+        found = [row if np.issubdtype(row.dtype, np.floating) else row.T for batch in batches for row in batch]
         back = np.argsort(order).tolist()
-        found = found if np.issubdtype(found.dtype, np.floating) else found.transpose(0, 2, 1)
         logits = [part.task.cut(found[k], feature) for k, feature in zip(back, part.features, strict=True)]
         logits = part.task.detokenize(logits, self.processing_class)
         return logits, (loop.metrics or {}).get(f"{prefix}_{name}_loss", math.nan)
