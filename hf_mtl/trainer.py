@@ -172,6 +172,11 @@ class MultiTaskTrainer(
         task = part.task
         if not part.labelled:
             task.require_columns(part.rows, task.columns())
+        for column in task.unread_columns(part.rows.column_names):
+            logger.warning(
+                "Task %r does not read the column %r of its data. To read it, name it in the task: %s: %s.",
+                task.name, column, column, column,
+            )  # fmt: skip
         counted = part.labelled and (task.mean_over_labels or task.label_weights is not None)
         if counted and (count := part.labels_per_feature()):
             self._labels_per_feature[task.name] = count

@@ -145,10 +145,26 @@ def test_the_command_prints_it_all(values: Values, tmp_path: Path, capsys: pytes
     printed = capsys.readouterr().out
     assert "intent (text-classification)\n  train: 26 rows\n    subwords: median" in printed
     assert "    labels (13): l0 2, l1 2, l10 2, l11 2, " in printed and ", and 3 more\n" in printed
-    assert "    8 rows with a label that no training row has\n" in printed
+    assert "    8 rows with a label that no training row has: " in printed
     assert "of at most 12: 0.0% cut, " in printed and "% in windows" in printed
     assert printed.count("  example 1: {") == 3 and "example 2" not in printed
     assert '{"text": "text' in printed and "é" in printed and ": <s>|" in printed and '    gold: "l' in printed
+
+
+def test_the_command_names_new_labels_and_columns_that_are_there_and_not_read(
+    values: Values, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [{"text": "a", "text_pair": "b", "label": f"l{i % 2}"} for i in range(4)]
+    write_jsonl(tmp_path / "intent" / "train.jsonl", pairs)
+    write_jsonl(tmp_path / "intent" / "validation.jsonl", [pairs[0], pairs[0] | {"label": "new"}])
+    assert main(["inspect", str(write_recipe(tmp_path, values))]) == 0
+    printed = capsys.readouterr().out
+    assert "    1 row with a label that no training row has: new\n" in printed
+    assert "  the column 'text_pair' is not read; text_pair: text_pair in the task reads it\n" in printed
+    values["tasks"]["intent"]["text_pair"] = "text_pair"
+    del values["tasks"]["intent"]["data"]["test"]
+    assert main(["inspect", str(write_recipe(tmp_path, values))]) == 0
+    assert "is not read" not in capsys.readouterr().out
 
 
 def test_the_command_says_what_is_wrong_in_one_line(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -13,6 +14,7 @@ from recipe_files import write_jsonl
 from tiny import RECIPE_DATA, read_jsonl
 
 from hf_mtl.recipe import TaskData
+from hf_mtl.recipe.readers.uneven import uneven_columns
 from hf_mtl.tasks import TextClassification, TokenClassification
 
 TREES = read_jsonl(Path(__file__).parent / "data" / "trees.jsonl")
@@ -170,6 +172,33 @@ def test_a_broken_file_is_named_with_its_line(
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message):
         load({"train": name})
+
+
+UNEVEN = [
+    (["text,label\na,1\n", "text,label\nb,none\n"], ".csv",
+     r"column 'label' holds a whole number in .*0\.csv, line 2 and text in .*1\.csv, line 2\. Make it one kind\."),
+    (["text\tlabel\na\tb\n", 'text\tlabel\tmore\n"b\tc\td\n'], ".tsv",
+     r"1\.tsv, line 2 has the column 'more', and rows before it have none\. Give it .* \[\{train: ONE"),
+    (['{"score": 1}\n', '\n{"score": 2}\n{"score": 0.5}\n'], ".jsonl",
+     r"column 'score' holds a whole number in .*0\.jsonl, line 1 and a fraction in .*1\.jsonl, line 3\."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("texts", "kind", "message"), UNEVEN)
+def test_a_column_that_changes_or_comes_later_is_named_with_its_line(
+    texts: list[str], kind: str, message: str, write: Any
+) -> None:
+    files = [write(f"{i}{kind}", text) for i, text in enumerate(texts)]
+    assert re.search(message, next(uneven_columns(files, kind)))
+
+
+def test_files_whose_columns_differ_are_refused_by_the_line_where_they_begin_to(load: Load, write: Any) -> None:
+    write("a.jsonl", '{"text": "a", "label": 1}\n')
+    write("b.jsonl", '{"text": "b", "label": "c"}\n')
+    with pytest.raises(
+        ValueError, match=r"split 'train': column 'label' holds a whole number in .* and text in .*b\.j"
+    ):
+        load({"train": ["a.jsonl", "b.jsonl"]})
 
 
 def test_a_file_is_read_again_only_when_it_changed(load: Load, write: Any) -> None:

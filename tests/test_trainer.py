@@ -14,6 +14,7 @@ from hf_mtl import (
     MultiTaskTrainer,
     MultiTaskTrainingArguments,
     QuestionAnswering,
+    SentenceEmbedding,
     TextClassification,
     TokenClassification,
 )
@@ -368,3 +369,23 @@ def test_data_that_cannot_be_used_is_refused_before_anything_is_written(
 def test_wrong_mixtures_are_refused(setting: Any, message: str, make: Any) -> None:
     with pytest.raises(ValueError, match=message):
         make(**setting).train()
+
+
+def test_columns_that_could_be_read_and_are_not_are_said_before_training(
+    tiny_backbone: Any, tmp_path: Any, caplog: Any
+) -> None:
+    rows = [{"text": "a", "text_pair": "b", "positive": "c", "negative": "d", "label": x} for x in "xy"]
+    tasks = [
+        TextClassification(name="single", labels=("x", "y")),
+        TextClassification(name="pair", labels=("x", "y"), text_pair="text_pair"),
+        SentenceEmbedding(name="near"),
+        SentenceEmbedding(name="far", negative="negative"),
+    ]
+    model = MultiTaskModel.from_backbone(tiny_backbone("bert"), tasks)
+    args = MultiTaskTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    MultiTaskTrainer(model, args, train_dataset={task.name: rows for task in tasks})
+    said = [record.message for record in caplog.records if "does not read" in record.message]
+    assert [message.split(" of its data")[0] for message in said] == [
+        "Task 'single' does not read the column 'text_pair'",
+        "Task 'near' does not read the column 'negative'",
+    ]

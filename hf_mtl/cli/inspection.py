@@ -20,6 +20,11 @@ def report_lines(reports: Mapping[str, "TaskReport"], *, ascii_only: bool = Fals
         yield f"{name} ({report.type})"
         for split, found in report.splits.items():
             yield from _split(split, found, ascii_only)
+            if found.unknown:
+                new = _new_labels(report, split, ascii_only)
+                yield f"    {_rows(found.unknown)} with a label that no training row has{new}"
+        for column in report.unread:
+            yield f"  the column {column!r} is not read; {column}: {column} in the task reads it"
         for number, example in enumerate(report.examples, 1):
             yield from _example(number, example, ascii_only)
         yield ""
@@ -36,8 +41,14 @@ def _split(split: str, found: "SplitReport", ascii_only: bool) -> Iterator[str]:
         yield f"    labels ({len(found.labels)}): {', '.join(shown)}{more}"
     if found.unlabelled:
         yield f"    {_rows(found.unlabelled)} without a label"
-    if found.unknown:
-        yield f"    {_rows(found.unknown)} with a label that no training row has"
+
+
+def _new_labels(report: "TaskReport", split: str, ascii_only: bool) -> str:
+    """The labels of a split that the training rows lack."""
+    known = report.splits["train"].labels
+    new = [_label(name, ascii_only) for name in report.splits[split].labels if name not in known]
+    more = f", and {len(new) - _LABELS} more" if len(new) > _LABELS else ""
+    return f": {', '.join(new[:_LABELS])}{more}" if new else ""
 
 
 def _lengths(sizes: "Lengths", rows: int) -> str:

@@ -56,11 +56,19 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskReport:
-    """A task's data: its type, split -> report, and rows of its first split."""
+    """A task's data.
+
+    Args:
+        type: the task's type.
+        splits: split -> report.
+        examples: rows of its first split.
+        unread: columns of the training data that the task could read, and does not.
+    """
 
     type: str
     splits: Mapping[str, SplitReport]
     examples: Sequence[Example]
+    unread: Sequence[str] = ()
 
 
 def inspect_recipe(recipe: "Recipe", rows: int = 3) -> dict[str, TaskReport]:
@@ -103,7 +111,8 @@ def _inspect(task: Task, splits: Mapping[str, Any], tokenizer: Any, examples: in
             targets=targets,
         )
     found = _examples(task, *next(iter(splits.items())), tokenizer, examples) if splits else []
-    return TaskReport(type=task.type, splits=reports, examples=found)
+    unread = task.unread_columns(splits["train"].column_names) if "train" in splits else ()
+    return TaskReport(type=task.type, splits=reports, examples=found, unread=unread)
 
 
 def _examples(task: Task, split: str, rows: Any, tokenizer: Any, number: int) -> list[Example]:

@@ -91,6 +91,8 @@ class Task(InputReader):
     sample: ClassVar[Mapping[str, Any]] = {}
     # Fields that say how a trained model answers: a recipe may set them anew for an evaluation.
     of_answering: ClassVar[frozenset[str]] = frozenset()
+    # Fields that name a column that rows may do without, and are None where it is not read.
+    optional_columns: ClassVar[frozenset[str]] = frozenset()
     # Fields that change nothing of the features.
     not_in_features: ClassVar[frozenset[str]] = frozenset(
         {"weight", "layer", "dropout", "label_smoothing", "class_weights"}
@@ -173,6 +175,10 @@ class Task(InputReader):
     def columns_to_encode(self, given: Sequence[str]) -> tuple[str, ...]:
         """The columns that `encode` cannot do without, of data that has the columns `given`."""
         return tuple(self.inputs().values())
+
+    def unread_columns(self, given: Sequence[str]) -> list[str]:
+        """Columns of data with the columns `given` that have the name of an optional one, and are not read."""
+        return sorted(c for c in self.optional_columns.intersection(given) if getattr(self, c) is None)
 
     def require_columns(self, dataset: Any, columns: Sequence[str]) -> None:
         """Raises ValueError where the data set is empty or lacks a column."""

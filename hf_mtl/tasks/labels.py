@@ -48,7 +48,7 @@ def learned_names(task: str, dataset: Any, column: str) -> tuple[str, ...]:
     """The label names of a column that holds one label a row: those it declares, else those found in it.
 
     Raises:
-        ValueError: a row has no label (None); the task and the row are named.
+        ValueError: a row has no label (None, or an empty text); the task and the row are named.
     """
     declared = declared_names(dataset, column)
     if declared is not None:
@@ -58,6 +58,11 @@ def learned_names(task: str, dataset: Any, column: str) -> tuple[str, ...]:
         raise ValueError(
             f"Task {task!r}: column {column!r} has no label (None) in row {values.index(None)}. "
             "Leave out rows that have none."
+        )
+    if "" in values:  # an empty cell of a table, which reads as text
+        raise ValueError(
+            f"Task {task!r}: column {column!r} has an empty label ('') in row {values.index('')}. Leave out rows that "
+            "have none. (If it is a label, name it among labels=[...].)"
         )
     for i, value in enumerate(values):
         if isinstance(value, list | dict):

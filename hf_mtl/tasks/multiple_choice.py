@@ -47,6 +47,7 @@ class MultipleChoice(SmoothedLabels):
 
     main_metric = "accuracy"
     grouped = True
+    optional_columns = frozenset({"context"})
     not_in_features = Task.not_in_features | {"pooling"}
     not_encoded = Task.not_encoded | {"label", "pooling"}
 

@@ -40,6 +40,7 @@ class PooledTask(Task):
     pooling: str = "auto"
     bias: bool = True
 
+    optional_columns = frozenset({"text_pair"})
     not_in_features = Task.not_in_features | {"pooling", "bias"}
     not_encoded = Task.not_encoded | {"label", *not_in_features}
 

@@ -1,6 +1,7 @@
 """A number for a text, or for a pair of texts; and how alike the texts of a pair are."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -19,6 +20,8 @@ from .registry import register_task
 from .soft_outputs import Numbers, SoftReader
 
 __all__ = ["Regression", "SentenceSimilarity"]
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 @register_task("regression")
@@ -69,9 +72,10 @@ class Regression(PooledTask):
                 "numbers. Take text-classification, or cast the column to numbers."
             )
         numbers = list(dataset[self.label])
-        for i, value in enumerate(numbers):
-            if fault := self._fault(value):
-                raise ValueError(f"{fault} This is row {i}.")
+        faults = {i: fault for i, value in enumerate(numbers) if (fault := self._fault(value))}
+        if faults:  # one empty cell makes a table's whole column text: that cell is the fault, and not the first row
+            i = next((i for i in faults if not _is_written_number(numbers[i])), min(faults))
+            raise ValueError(f"{faults[i]} This is row {i}.")
         low = float(min(numbers)) if self.low is None else self.low
         high = float(max(numbers)) if self.high is None else self.high
         if low >= high:
@@ -99,10 +103,8 @@ class Regression(PooledTask):
         """What is wrong with what the label column holds; None where nothing is."""
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return None
-        return (
-            f"Task {self.name!r}: column {self.label!r} must hold a finite number, got {shown(value)}. "
-            "Leave out rows that have none."
-        )
+        way = "Write it without quotation marks." if _is_written_number(value) else "Leave out rows that have none."
+        return f"Task {self.name!r}: column {self.label!r} must hold a finite number, got {shown(value)}. {way}"
 
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         """`[batch, 1]`, `low` as 0 and `high` as 1."""
@@ -169,3 +171,8 @@ class SentenceSimilarity(Regression):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("text_pair", self.text_pair, bool(self.text_pair), "a column: only two texts can be alike")
+
+
+def _is_written_number(value: Any) -> bool:
+    """Whether this is the text of a number, such as "3.5"."""
+    return isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None

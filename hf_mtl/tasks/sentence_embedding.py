@@ -55,6 +55,7 @@ class SentenceEmbedding(Task):
     main_metric = "recall_at_1"
     grouped = True
     compares_rows = True
+    optional_columns = frozenset({"negative"})
     not_in_features = Task.not_in_features | {"pooling", "scale", "dimensions", "mini_batch_size"}
     not_encoded = Task.not_encoded | not_in_features | {"positive", "negative"}
 

@@ -51,6 +51,13 @@ def decoded(task, *logits):
     return [found["score"] for found in task.decode([np.array([x], dtype=np.float32) for x in logits], rows, rows)]
 
 
+def test_the_row_without_a_number_is_named_where_it_made_a_table_s_column_text():
+    with pytest.raises(ValueError, match=r"got str ''\. Leave out rows that have none\. This is row 2\."):
+        learned("1.5", "-2", "", "3e2")
+    with pytest.raises(ValueError, match=r"got str '1\.5'\. Write it without quotation marks\. This is row 0\."):
+        learned("1.5", "2")
+
+
 def test_the_range_is_that_of_the_training_data():
     assert (learned(1, 5, 2).low, learned(1, 5, 2).high) == (1.0, 5.0)
     task = learned(1.5, 4, low=0)

@@ -73,6 +73,12 @@ def test_a_missing_label_is_named_with_its_row():
     assert error.value.row == 1
 
 
+def test_an_empty_cell_of_a_table_is_no_label_where_it_is_not_named_as_one():
+    with pytest.raises(ValueError, match=r"column 'label' has an empty label \(''\) in row 2\. Leave out rows"):
+        learned("a", "b", "", "a")
+    assert encoded_labels(learned("a", "", labels=["", "a"]), "a", "") == [1, 0]
+
+
 @pytest.mark.parametrize("labels", [["a"], ["a", "a"], [0, 1], [False, True], "ab", []])
 def test_labels_that_are_no_distinct_names_are_refused(labels):
     with pytest.raises(ValueError, match="labels must be"):

@@ -15,6 +15,7 @@ from .lines import BrokenFileError
 from .squad import is_squad, read_squad
 from .streams import keep_rows
 from .text import read_text
+from .uneven import uneven_columns
 
 __all__ = ["ENDINGS", "UNNAMED_COLUMNS", "ending", "read_files"]
 
@@ -27,6 +28,7 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ".tsv": ("csv", {"keep_default_na": False, "sep": "\t", "quoting": csv.QUOTE_NONE}),
     ".parquet": ("parquet", {}),
 }
+_LINES = (".jsonl", ".csv", ".tsv")  # of a row a line
 # Read here, by the readers' names.
 UNNAMED_COLUMNS = (".conll", ".bio", ".iob", ".iob2")
 _OURS = {".conllu": "conllu", ".txt": "text"} | dict.fromkeys(UNNAMED_COLUMNS, "conll")
@@ -53,6 +55,8 @@ def read_files(
         ValueError: a file cannot be read; says which and, of a text file, which line.
     """
     import datasets
+    from datasets.table import CastError
+    from pyarrow import ArrowInvalid
 
     kind = ending(files[0])
     reader = _OURS.get(kind)
@@ -65,6 +69,8 @@ def read_files(
             if isinstance(broken, BrokenFileError):
                 raise ValueError(str(broken)) from error
         reason = next(bad_lines(files), None) if kind in (".json", ".jsonl") and reader is None else None
+        if reason is None and kind in _LINES and isinstance(error.__cause__, CastError | ArrowInvalid):
+            reason = next(uneven_columns(files, kind), None)
         raise ValueError(reason or _cannot(files, error)) from error
 
 
