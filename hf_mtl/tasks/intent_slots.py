@@ -105,10 +105,11 @@ class IntentSlots(TokenClassification):
         intents, count = self.known("intents", self.intents), len(self.known("labels", self.labels))
         found = super().decode([values[:, :count] for values in logits], features, rows)
         said = np.zeros((len(rows), len(intents)), dtype=np.float32)
+        read = np.zeros((len(rows), 1), dtype=np.float32)
         for values, feature in zip(logits, features, strict=True):
             said[feature["row"]] += values[:, count:].sum(0)  # each word says its part; windows add up
-        words = np.array([max(1, len(prediction["tags"])) for prediction in found])
-        shares = softmax(said / words[:, None])
+            read[feature["row"]] += len(values)  # words that share a subword are read once
+        shares = softmax(said / np.maximum(1, read))
         return [
             {"intent": intents[k], "score": float(row[k])} | prediction
             for k, row, prediction in zip(shares.argmax(-1), shares, found, strict=True)

@@ -73,6 +73,19 @@ def test_a_long_row_is_the_mean_of_all_its_words(tiny_backbone: Any) -> None:
     assert found["score"] == pytest.approx(float(np.exp(mean.max()) / np.exp(mean).sum()), abs=1e-6)
 
 
+def test_words_that_share_a_subword_say_their_part_once(tiny_backbone: Any) -> None:
+    learned = task(split="characters")
+    tokenizer = MultiTaskModel.from_backbone(tiny_backbone(), [learned]).tokenizer
+    tokenizer.add_tokens(["2008"])
+    row = {"tokens": [*"2008", "年"]}
+    (feature,) = learned.encode([row], tokenizer)
+    logits = np.random.default_rng(0).normal(size=(2, 7)).astype(np.float32)
+    (found,) = learned.decode([logits], [feature], [row])
+    mean = logits[:, 5:].mean(0)
+    assert len(found["tags"]) == 5
+    assert found["score"] == pytest.approx(float(np.exp(mean.max()) / np.exp(mean).sum()), abs=1e-6)
+
+
 def test_frames_are_right_where_both_parts_are() -> None:
     found = [
         {"intent": "travel", "score": 1.0, "tags": row["tags"], "scores": [1.0] * len(row["tags"])} for row in ROWS
