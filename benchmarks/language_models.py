@@ -50,6 +50,7 @@ from hf_mtl.bundled import locate_backbone
 
 T5 = T5Config(d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.1, decoder_start_token_id=0,
               pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
+WAYS: dict[str, dict[str, Any]] = {"hf_mtl": {}, "hf_mtl, random order": {"length_group": 1}}
 GPT2 = GPT2Config(n_embd=128, n_layer=2, n_head=4, n_positions=256, bos_token_id=2, eos_token_id=2, pad_token_id=0)
 
 
@@ -141,11 +142,11 @@ def score(case: Case, folder: str, test: list[dict[str, Any]], budget: Budget) -
     return trainer_of(model, budget, None, test).evaluate()
 
 
-def trainer_of(model: MultiTaskModel, budget: Budget, train: Any, test: Any) -> MultiTaskTrainer:
+def trainer_of(model: MultiTaskModel, budget: Budget, train: Any, test: Any, **settings: Any) -> MultiTaskTrainer:
     """Our trainer, quiet."""
     made = MultiTaskTrainer(
-        model, arguments(budget, MultiTaskTrainingArguments), train_dataset={"it": train} if train else None,
-        eval_dataset={"it": test},
+        model, arguments(budget, MultiTaskTrainingArguments, **settings),
+        train_dataset={"it": train} if train else None, eval_dataset={"it": test},
     )  # fmt: skip
     made.remove_callback(PrinterCallback)
     return made
@@ -169,7 +170,7 @@ def run(case: Case, way: str, data: Path, backbone: str, seed: int) -> dict[str,
         found = score(case, out, test, budget)
     else:
         model = MultiTaskModel.from_backbone(folder, [case.task])
-        trainer = trainer_of(model, budget, train, test)
+        trainer = trainer_of(model, budget, train, test, **WAYS[way])
         trainer.train()
         taken = time.process_time() - start
         found = trainer.evaluate()
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--cases", nargs="+", default=list(CASES), help="parts of names")
+    parser.add_argument("--ways", nargs="+", default=["before", "ordinary", *WAYS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2")
     args = parser.parse_args()
@@ -208,7 +210,7 @@ def main() -> None:
     runs = rows_of(args.results) if args.results.exists() else []
     for seed in args.seeds:
         for name, case in CASES.items():
-            for way in ("before", "ordinary", "hf_mtl"):
+            for way in args.ways:
                 known = any((run["case"], run["way"], run["seed"]) == (name, way, seed) for run in runs)
                 if known or not any(part in name for part in args.cases):
                     continue
