@@ -13,6 +13,7 @@ from hf_mtl import (
     Lemmatization,
     MorphologicalTagging,
     MultiLabelClassification,
+    MultiTaskConfig,
     MultiTaskModel,
     Regression,
     TextClassification,
@@ -72,10 +73,14 @@ def test_a_loaded_bias_is_the_saved_one_and_a_new_tasks_begins_where_it_should(
     with torch.no_grad():
         bias.copy_(torch.arange(10.0))
     model.save_pretrained(tmp_path)
-    again = MultiTaskModel.from_pretrained(tmp_path)
+    config = MultiTaskConfig.from_pretrained(tmp_path)
+    other = MultiLabelClassification(name="other", labels=("x", "y", "z"))
+    config.tasks = [*(config.tasks or []), other.to_dict()]
+    again = MultiTaskModel.from_pretrained(tmp_path, config=config)
     again.add_task(MultiLabelClassification(name="more", labels=("x", "y", "z")))
     assert torch.equal(again.heads["topics"].classifier.bias, torch.arange(10.0))
-    assert torch.allclose(again.heads["more"].classifier.bias.sigmoid(), torch.full((3,), 1 / 3))
+    for name in ("other", "more"):
+        assert torch.allclose(again.heads[name].classifier.bias.sigmoid(), torch.full((3,), 1 / 3))
 
 
 def test_where_labels_have_weights_all_begin_alike(tiny_backbone: Any) -> None:
