@@ -121,6 +121,7 @@ class CheckpointsMixin(Trainer):
             wrong = [found for found in gather_object([fault(Path(asked))]) if found is not None]
             if wrong:
                 raise ValueError(f"Checkpoint {str(asked)!r} is damaged: {wrong[0]}. {_instead_of(Path(asked))}")
+            logger.info("The training goes on from %s.", asked)
             return str(asked)
         found = faults(folder)
         complete = set.intersection(*map(set, gather_object([[s for s, wrong in found.items() if wrong is None]])))
@@ -134,6 +135,7 @@ class CheckpointsMixin(Trainer):
         last = max(complete)
         for text in broken:
             logger.warning("In %s there is a damaged %s. The run goes on from checkpoint-%s.", folder, text, last)
+        logger.info("The training goes on from %s.", folder / f"checkpoint-{last}")
         return str(folder / f"checkpoint-{last}")
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:

@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -510,7 +511,7 @@ def test_the_same_recipe_gives_the_same_weights(values: Values, load: Callable[.
 
 
 def test_a_resumed_training_ends_where_an_unbroken_one_does(
-    values: Values, load: Callable[..., Recipe], tmp_path: Path
+    values: Values, load: Callable[..., Recipe], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     values["training"] |= {"max_steps": 3, "save_strategy": "steps", "save_steps": 2}
     with pytest.raises(ValueError, match=r"There is no checkpoint-\* in .*training\.save_strategy"):
@@ -523,7 +524,9 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(
     for file in (tmp_path / "out" / "checkpoint-3").iterdir():
         file.unlink()
     (tmp_path / "out" / "checkpoint-3").rmdir()
-    load(values).train(tmp_path / "out", resume=True)
+    with caplog.at_level(logging.INFO, "hf_mtl"):
+        load(values).train(tmp_path / "out", resume=True)
+    assert f"goes on from {tmp_path / 'out' / 'checkpoint-2'}." in caplog.text
     resumed = load_file(tmp_path / "out" / "model.safetensors")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 

@@ -1,5 +1,6 @@
 """The data of a recipe: every format's rows, what is done to them, and what is said of broken ones."""
 
+import csv
 import gzip
 import json
 import re
@@ -15,7 +16,7 @@ from tiny import RECIPE_DATA, read_jsonl
 
 from hf_mtl.recipe import TaskData
 from hf_mtl.recipe.readers.uneven import uneven_columns
-from hf_mtl.tasks import TextClassification, TokenClassification
+from hf_mtl.tasks import MultiLabelClassification, TextClassification, TokenClassification
 
 TREES = read_jsonl(Path(__file__).parent / "data" / "trees.jsonl")
 POS = read_jsonl(RECIPE_DATA / "pos" / "train.jsonl", 30)
@@ -295,6 +296,33 @@ def test_labels_are_renamed_where_the_task_has_them(
     assert rows["label"][:] == wanted and rows["text"][:] == ["a"] * len(values)
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
+def test_cells_that_hold_lists_as_text_become_lists(name: str, load: Load, tmp_path: Path) -> None:
+    rows = [
+        ["topics", "tokens", "head", "tags"],
+        ["a; b;", "Ann  Lee ran", "[0, 2]", "['B-x', 'O']"],  # the last as pandas writes it
+        ["", "So", "[0, 1]", "[]"],
+        ["b", "", "[]", ""],
+    ]
+    with (tmp_path / name).open("w", newline="") as file:
+        if name == "rows.csv":
+            csv.writer(file).writerows(rows)
+        else:
+            file.writelines("\t".join(row) + "\n" for row in rows)
+    lists = {"topics": ";", "tokens": " ", "head": "json", "tags": "json"}
+    task = MultiLabelClassification(name="t", label="topics")
+    found = load({"train": name, "lists": lists, "labels": {"b": "c"}}, task)["train"]
+    assert found["topics"][:] == [["a", "c"], [], ["c"]]
+    assert found["tokens"][:] == [["Ann", "Lee", "ran"], ["So"], []]
+    assert found["head"][:] == [[0, 2], [0, 1], []] and found["tags"][:] == [["B-x", "O"], [], []]
+
+
+def test_lists_that_are_lists_already_stay(load: Load, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", POS)
+    found = load({"train": "a.jsonl", "lists": {"tokens": ";", "tags": "json"}})
+    assert found["train"]["tokens"][:] == [row["tokens"] for row in POS]
+
+
 def test_label_names_that_were_declared_stay_declared(load: Load, tmp_path: Path) -> None:
     labelled(["a", "c"], datasets.ClassLabel(names=["a", "b", "c"])).to_parquet(tmp_path / "a.parquet")
     rows = load({"train": "a.parquet", "labels": {"b": "c"}}, TextClassification(name="t"))["train"]
@@ -397,6 +425,10 @@ def test_a_folder_of_the_hubs_layout_can_be_streamed(load: Load, tmp_path: Path)
         ({"columns": {"text": 1}}, r"data\.columns\.text must be the name of a column in the data, got 1"),
         ({"columns": {"a": "text", "b": "text"}}, r"data\.columns has the column 'text' twice"),
         ({"columns": {"text": "txt"}}, r"data\.columns\.text: split 'train' has no column 'txt'.*mean 'text'\?"),
+        ({"lists": {"text": ""}}, r"data\.lists\.text must be what stands between the parts of a cell"),
+        ({"lists": {"txt": ";"}}, r"data\.lists\.txt: split 'train' has no column 'txt'.*mean 'text'\?"),
+        ({"lists": {"n": ";"}}, r"data\.lists\.n: column 'n' of split 'train' holds no text, but Value"),
+        ({"lists": {"text": "json"}}, r"data\.lists\.text: split 'train', row 0 holds no list: 'text 0'"),
         ({"labels": {"a": None}}, r"data\.labels\.a must be a label's name, got None"),
         ({"labels": {"aa": "b"}}, r"data\.labels has 'aa', which no row has as a label\. Known: \['a', 'b', 'c'\]"),
         ({"labels": {"a": "b"}, "columns": {"label": "n"}}, r"none of the columns \['label'\] holds these labels"),

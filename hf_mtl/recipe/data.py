@@ -8,14 +8,14 @@ from typing import Any
 from ..nearest import nearest
 from ..tasks import Task
 from .data_joining import join_rows
-from .data_options import SPLITS, by_split, read_columns, read_labels, read_max_rows, read_shares
+from .data_options import SPLITS, by_split, read_columns, read_labels, read_lists, read_max_rows, read_shares
 from .data_source import DataSource
 from .readers import ENDINGS, UNNAMED_COLUMNS, ending
 
 __all__ = ["SPLITS", "TaskData"]
 
 _HUB_KEYS = ("path", "name", "revision")
-_CHANGES = ("columns", "labels", "split", "max_rows", "streaming")
+_CHANGES = ("columns", "lists", "labels", "split", "max_rows", "streaming")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +114,7 @@ def _source(task: str, where: str, values: Any, folder: Path, label_columns: tup
         name=given.get("name"),
         revision=given.get("revision"),
         columns=read_columns(given.get("columns"), f"{where}.columns"),
+        lists=read_lists(given.get("lists"), f"{where}.lists"),
         labels=read_labels(given.get("labels"), f"{where}.labels"),
         label_columns=label_columns,
         held_out=held_out,

@@ -5,7 +5,7 @@ from typing import Any
 
 from .values import check_keys, mapping
 
-__all__ = ["ALSO", "SPLITS", "by_split", "read_columns", "read_labels", "read_max_rows", "read_shares"]
+__all__ = ["ALSO", "SPLITS", "by_split", "read_columns", "read_labels", "read_lists", "read_max_rows", "read_shares"]
 
 SPLITS = ("train", "validation", "test")
 ALSO = {"dev": "validation"}
@@ -78,6 +78,18 @@ def read_labels(value: Any, where: str) -> dict[str, str]:
         if not isinstance(theirs, str | int) or not isinstance(ours, str | int) or isinstance(ours, bool):
             raise ValueError(f"{where}.{theirs} must be a label's name, got {ours!r:.60}.")
     return {str(theirs): str(ours) for theirs, ours in given.items()}
+
+
+def read_lists(value: Any, where: str) -> dict[str, str]:
+    """`lists:` as column -> what stands between the parts of its cells."""
+    given = mapping(value, where)
+    for column, separator in given.items():
+        if not isinstance(column, str) or not isinstance(separator, str) or not separator:
+            raise ValueError(
+                f"{where}.{column} must be what stands between the parts of a cell, as ';', or json where a cell is "
+                f"a whole list, got {separator!r:.60}."
+            )
+    return given
 
 
 def _check_once(names: list[str], where: str) -> None:

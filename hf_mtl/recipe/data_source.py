@@ -8,6 +8,7 @@ from typing import Any
 
 from ..nearest import nearest
 from .data_changes import map_labels, rename_columns
+from .data_lists import split_cells
 from .data_options import ALSO, SPLITS
 from .data_splits import hold_out, sample
 from .readers import keep_rows, read_files
@@ -27,6 +28,7 @@ class DataSource:
         name: its configuration.
         revision: its branch, tag or commit on the Hub.
         columns: ours -> theirs; or the names of the columns of files that have none.
+        lists: column, by our name -> what stands between the parts of its cells.
         labels: theirs -> ours.
         label_columns: the columns that `labels` is for.
         held_out: split -> share or number of the training rows, which it gets.
@@ -42,6 +44,7 @@ class DataSource:
     name: str | None = None
     revision: str | None = None
     columns: Mapping[str, str] | tuple[str | None, ...] = field(default_factory=dict)
+    lists: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     label_columns: tuple[str, ...] = ()
     held_out: Mapping[str, float] = field(default_factory=dict)
@@ -85,6 +88,8 @@ class DataSource:
         if isinstance(self.columns, Mapping):
             for split, rows in loaded.items():
                 loaded[split] = rename_columns(rows, self.columns, split, f"{self.where}.columns")
+        for split, rows in loaded.items():
+            loaded[split] = split_cells(rows, self.lists, split, f"{self.where}.lists")
         if self.labels:
             loaded = map_labels(loaded, self.labels, self.label_columns, f"{self.where}.labels")
         if self.held_out and "train" in loaded:

@@ -26,7 +26,7 @@ def tagging_scores(
         spans: True for tags that spell spans (`O`, `B-PER`, `I-PER`; `E-`, `S-` too), False for plain tags.
 
     Returns:
-        With spans, `precision`, `recall` and `f1` over all rows' spans (micro, counted as conlleval does)
+        With spans, `f1`, `precision` and `recall` over all rows' spans (micro, counted as conlleval does)
         and the token `accuracy`; a score with nothing to divide by is 0. For plain tags, the token `accuracy`
         and `f1_macro`, the mean F1 of the tags that occur in either list.
 
@@ -68,9 +68,9 @@ class SpanScore(LocalMetric):
         )
         right = sum(tag == gold_tag for tag, gold_tag in zip(predicted, gold, strict=True))
         return {
+            "f1": float(f1),
             "precision": float(precision),
             "recall": float(recall),
-            "f1": float(f1),
             "accuracy": right / len(gold),
         }
 

@@ -126,7 +126,8 @@ def label_id(task: str, value: Any, index: Mapping[str | int, int], row: int) ->
         names = [name for name in index if isinstance(name, str)]
         raise RowError(
             f"Task {task!r}: label {value!r} is none of its {len(names)} labels. {nearest(str(value), names)} "
-            "Labels are learned from the training data: add rows with it there, or give the task labels=[...].",
+            "Labels are learned from the training data (of what split and max_rows leave there): add rows with it, or "
+            "give the task labels=[...].",
             row,
         )
     return found

@@ -87,9 +87,10 @@ class MultiLabelClassification(WeightedLabels, PooledLabelTask):
         """What is wrong with what the label column holds; None where nothing is."""
         if isinstance(value, list | tuple) and None not in value:
             return None
+        written = f" In a recipe's data, lists: {{{self.label}: ';'}} makes lists of text." * isinstance(value, str)
         return (
             f"Task {self.name!r}: column {self.label!r} must hold a list of labels, none of them missing (None), and "
-            f"an empty list where there are none, got {shown(value)}."
+            f"an empty list where there are none, got {shown(value)}.{written}"
         )
 
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:

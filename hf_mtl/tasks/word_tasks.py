@@ -94,9 +94,10 @@ class WordTask(Task):
         """A column that says something of each word; raises RowError where it holds no list of that length."""
         values = row[column]
         if isinstance(values, str) or not isinstance(values, Sequence):
+            written = f" In a recipe's data, lists: {{{column}: ' '}} makes lists of text." * isinstance(values, str)
             raise RowError(
                 f"Task {self.name!r}: column {column!r} must hold a list, one entry for each word, "
-                f"got {shown(values)}.",
+                f"got {shown(values)}.{written}",
                 index,
             )
         if len(values) != words:
