@@ -183,7 +183,7 @@ class EvaluationMixin(Trainer):
         """The logits of the features in their order, without padding, and the mean loss where there are labels."""
         ordered, order = part.sorted_by_length()
         # A batch joined to those before it is a copy of them all, padded to the longest row: quadratic in the rows.
-        self.args.eval_do_concat_batches = False
+        joined, self.args.eval_do_concat_batches = self.args.eval_do_concat_batches, False
         try:
             loop = self.evaluation_loop(
                 self._in_order(ordered),
@@ -192,7 +192,7 @@ class EvaluationMixin(Trainer):
                 metric_key_prefix=f"{prefix}_{name}",
             )
         finally:
-            self.args.eval_do_concat_batches = True
+            self.args.eval_do_concat_batches = joined
         batches: Any = loop.predictions
         found = [row if np.issubdtype(row.dtype, np.floating) else row.T for batch in batches for row in batch]
         back = np.argsort(order).tolist()

@@ -202,6 +202,23 @@ def test_files_whose_columns_differ_are_refused_by_the_line_where_they_begin_to(
         load({"train": ["a.jsonl", "b.jsonl"]})
 
 
+def test_of_tables_the_columns_are_blamed_before_texts_that_look_like_numbers(write: Any) -> None:
+    one, other = write("a.csv", "text,n\n2020,1\n"), write("b.csv", "text,other\nwords,x\n")
+    assert "line 2 has the column 'other', and rows before it have none" in next(uneven_columns([one, other], ".csv"))
+
+
+def test_the_column_that_changes_last_is_the_first_to_be_blamed(write: Any) -> None:
+    table = "text,n\n2020,1\nwords,2\n" + "more,3\n" * 5 + "more,unk\n"
+    assert next(uneven_columns([write("a.csv", table)], ".csv")).startswith("column 'n' holds")
+
+
+def test_a_cell_too_long_to_look_at_does_not_hide_the_fault(load: Load, write: Any) -> None:
+    write("a.csv", "text,n\na,1\n")
+    write("b.csv", f"text,other\n{'x' * 200_000},1\n")
+    with pytest.raises(ValueError, match=r"Task 't', split 'train': .*cannot be read"):
+        load({"train": ["a.csv", "b.csv"]})
+
+
 def test_a_file_is_read_again_only_when_it_changed(load: Load, write: Any) -> None:
     write("a.conll", "a O\n")
     one, again = (load({"train": "a.conll"})["train"] for _ in range(2))
@@ -317,6 +334,28 @@ def test_cells_that_hold_lists_as_text_become_lists(name: str, load: Load, tmp_p
     assert found["head"][:] == [[0, 2], [0, 1], []] and found["tags"][:] == [["B-x", "O"], [], []]
 
 
+def test_numbers_and_tables_of_one_column_are_cut_too(load: Load, write: Any) -> None:
+    write("a.csv", "label\n1;2\n3\n")
+    write("b.csv", "label\n3\n4\n")
+    found = load({"train": "a.csv", "test": "b.csv", "lists": {"label": ";"}})
+    assert found["train"]["label"][:] == [["1", "2"], ["3"]] and found["test"]["label"][:] == [["3"], ["4"]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["['a' 'b']"], "row 0 holds no list as JSON or Python writes it"),  # of NumPy
+        (["[1]", '["a"]'], "the lists hold now one kind of value, now another"),
+        (['["a", 1]'], "the lists hold now one kind of value, now another"),
+        (["[" * 100_000], "row 0 holds no list"),
+    ],
+)
+def test_cells_that_hold_no_lists_are_named(cells: list[str], message: str, load: Load, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"tags": cell} for cell in cells])
+    with pytest.raises(ValueError, match=rf"data\.lists\.tags: split 'train'.*{message}"):
+        load({"train": "a.jsonl", "lists": {"tags": "json"}})
+
+
 def test_lists_that_are_lists_already_stay(load: Load, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", POS)
     found = load({"train": "a.jsonl", "lists": {"tokens": ";", "tags": "json"}})
@@ -428,7 +467,7 @@ def test_a_folder_of_the_hubs_layout_can_be_streamed(load: Load, tmp_path: Path)
         ({"lists": {"text": ""}}, r"data\.lists\.text must be what stands between the parts of a cell"),
         ({"lists": {"txt": ";"}}, r"data\.lists\.txt: split 'train' has no column 'txt'.*mean 'text'\?"),
         ({"lists": {"n": ";"}}, r"data\.lists\.n: column 'n' of split 'train' holds no text, but Value"),
-        ({"lists": {"text": "json"}}, r"data\.lists\.text: split 'train', row 0 holds no list: 'text 0'"),
+        ({"lists": {"text": "json"}}, r"data\.lists\.text: split 'train', row 0 holds no list .*: 'text 0'"),
         ({"labels": {"a": None}}, r"data\.labels\.a must be a label's name, got None"),
         ({"labels": {"aa": "b"}}, r"data\.labels has 'aa', which no row has as a label\. Known: \['a', 'b', 'c'\]"),
         ({"labels": {"a": "b"}, "columns": {"label": "n"}}, r"none of the columns \['label'\] holds these labels"),

@@ -239,10 +239,10 @@ class PacksMixin(PreTrainedModel):
         part = self._part(task)
         settings, values = read_adapter(folder, part)
         before, kept = self.config.adapter_of(name), {k: v.detach().clone() for k, v in tensors_of(part, name)}
-        self._set_adapter(name, settings)
         try:
+            self._set_adapter(name, settings)
             fill_adapter(part, name, values)
-        except ValueError:
+        except Exception:
             self._set_adapter(name, before)
             fill_adapter(part, name, kept)
             raise

@@ -1,8 +1,11 @@
 """Cells of a table that hold a list as text, made lists."""
 
 import ast
+import io
 import json
-from collections.abc import Mapping
+import tokenize
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..nearest import nearest
@@ -36,12 +39,30 @@ def split_cells(rows: Any, lists: Mapping[str, str], split: str, where: str) -> 
         kind = rows.features[column]
         if getattr(kind, "feature", None) is not None:
             continue
-        if getattr(kind, "dtype", None) not in ("string", "large_string"):
+        name = str(getattr(kind, "dtype", None))
+        # A column of single numbers, or of nothing, has lost its being text in the reading.
+        if name not in ("string", "large_string", "null") and not name.startswith(("int", "uint")):
             raise ValueError(f"{where}.{column}: column {column!r} of split {split!r} holds no text, but {kind}.")
-        cells = rows[column]
-        values = [_list(cell, separator, f"{where}.{column}: split {split!r}, row {i}") for i, cell in enumerate(cells)]
-        rows = rows.remove_columns([column]).add_column(column, values)
+        cells = [None if cell is None else str(cell) for cell in rows[column]]
+        place = f"{where}.{column}: split {split!r}"
+        rows = _replaced(rows, column, [_list(cell, separator, f"{place}, row {i}") for i, cell in enumerate(cells)],
+                         separator, place)  # fmt: skip
     return rows
+
+
+def _replaced(rows: Any, column: str, values: Sequence[Any], separator: str, place: str) -> Any:
+    import datasets
+    from pyarrow import ArrowException
+
+    # Of an empty table nothing tells what its lists would hold.
+    known = separator != WRITTEN or not any(values)
+    feature = datasets.List(datasets.Value("string")) if known else None
+    new = max(rows.column_names, key=len) + "_list"  # the table would lose its rows with its only column
+    try:
+        rows = rows.add_column(new, list(values), feature=feature)
+    except (ArrowException, TypeError) as error:
+        raise ValueError(f"{place}: the lists hold now one kind of value, now another ({error}).") from error
+    return rows.remove_columns([column]).rename_column(new, column)
 
 
 def _list(cell: str | None, separator: str, place: str) -> list[Any] | None:
@@ -52,11 +73,22 @@ def _list(cell: str | None, separator: str, place: str) -> list[Any] | None:
         return [part for part in parts if part]
     if not cell.strip():
         return []
-    for reads in (json.loads, ast.literal_eval):
+    for reads in (json.loads, _literal):
         try:
             found = reads(cell)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
             continue
         if isinstance(found, list | tuple):
             return list(found)
-    raise ValueError(f"{place} holds no list: {cell!r:.80}. Where a sign stands between its parts, give that sign.")
+    raise ValueError(
+        f"{place} holds no list as JSON or Python writes it: {cell!r:.80}. Where a sign stands between its parts, give "
+        "that sign."
+    )
+
+
+def _literal(cell: str) -> Any:
+    """What Python reads, but for texts without a comma between them, as NumPy writes them: it would join them."""
+    kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(cell).readline)]
+    if any(kind == after == tokenize.STRING for kind, after in pairwise(kinds)):
+        raise ValueError("no comma between texts")
+    return ast.literal_eval(cell)

@@ -121,7 +121,8 @@ class Task(TaskFields):
 
     def unread_columns(self, given: Sequence[str]) -> list[str]:
         """Columns of data with the columns `given` that have the name of an optional one, and are not read."""
-        return sorted(c for c in self.optional_columns.intersection(given) if getattr(self, c) is None)
+        read = {*self.columns(), *self.inputs().values()}
+        return sorted(c for c in self.optional_columns.intersection(given) - read if getattr(self, c) is None)
 
     def require_columns(self, dataset: Any, columns: Sequence[str]) -> None:
         """Raises ValueError where the data set is empty or lacks a column."""

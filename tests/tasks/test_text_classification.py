@@ -119,3 +119,8 @@ def test_the_best_label_comes_with_its_probability():
 def test_several_labels_a_row_are_refused_with_the_type_that_takes_them():
     with pytest.raises(ValueError, match=r"'t': column 'label' .*row 0 has list \['a', 'b'\].*multi-label-classific"):
         learned(["a", "b"], ["a"])
+
+
+def test_a_column_that_is_read_as_another_input_is_not_called_unread():
+    assert TextClassification(name="t", text="text_pair").unread_columns(["text_pair", "label"]) == []
+    assert TextClassification(name="t").unread_columns(["text", "text_pair", "label"]) == ["text_pair"]

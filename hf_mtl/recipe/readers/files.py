@@ -3,6 +3,7 @@
 import csv
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -70,7 +71,8 @@ def read_files(
                 raise ValueError(str(broken)) from error
         reason = next(bad_lines(files), None) if kind in (".json", ".jsonl") and reader is None else None
         if reason is None and kind in _LINES and isinstance(error.__cause__, CastError | ArrowInvalid):
-            reason = next(uneven_columns(files, kind), None)
+            with suppress(csv.Error, ValueError):  # what cannot be looked at is not to hide the fault
+                reason = next(uneven_columns(files, kind), None)
         raise ValueError(reason or _cannot(files, error)) from error
 
 

@@ -11,8 +11,8 @@ from .lines import open_binary
 
 __all__ = ["uneven_columns"]
 
-_FRACTION, _NOTHING = "a fraction", "nothing"
-_KINDS = ((bool, "true or false"), (int, "a whole number"), (float, _FRACTION), (str, "text"), (list, "a list"))
+_WHOLE, _FRACTION, _NOTHING = "a whole number", "a fraction", "nothing"
+_KINDS = ((bool, "true or false"), (int, _WHOLE), (float, _FRACTION), (str, "text"), (list, "a list"))
 
 
 class _Tabs(csv.excel_tab):
@@ -25,35 +25,50 @@ _TABLES: dict[str, type[csv.Dialect]] = {".csv": csv.excel, ".tsv": _Tabs}
 def uneven_columns(files: Iterable[Path], kind: str) -> Iterator[str]:
     """Columns that hold now one kind of value, now another, and those that only later rows have, as messages.
 
-    Whole numbers that become fractions come last: within a piece that `datasets` reads at once they are one kind.
+    The likeliest fault comes first. Of tables that are columns that later files add: their cells are all text, and what
+    looks like a number may be none. Within a piece that `datasets` reads at once a column is one kind, so that the one
+    that changes last is to blame; whole numbers that become fractions come last of all.
 
     Args:
         files: files that can be read, of one ending.
         kind: the ending.
     """
-    first: dict[str, dict[str, str]] = {}  # column -> kind of value -> where it is first
-    start = ""
-    for place, row in _rows(files, kind):
-        start = start or place
+    first: dict[str, dict[str, tuple[int, str]]] = {}  # column -> kind of value -> where it is first
+    for number, (place, row) in enumerate(_rows(files, kind)):
         for column, value in row.items():
-            first.setdefault(column, {}).setdefault(_kind(value), place)
-    of_numbers = []
+            first.setdefault(column, {}).setdefault(_kind(value), (number, place))
+    changing, added = list(_changing(first)), list(_added(first))
+    yield from added + changing if kind in _TABLES else changing + added
+    yield from _widening(first)
+
+
+def _kinds_of(found: Mapping[str, tuple[int, str]]) -> list[str]:
+    return [name for name in found if name != _NOTHING]
+
+
+def _changing(first: Mapping[str, Mapping[str, tuple[int, str]]]) -> Iterator[str]:
+    several = {column: found for column, found in first.items() if not {*_kinds_of(found)} <= {_WHOLE, _FRACTION}}
+    order = sorted(several.items(), key=lambda item: -max(number for number, _ in item[1].values()))
+    yield from (_message(column, found) for column, found in order if len(_kinds_of(found)) > 1)
+
+
+def _widening(first: Mapping[str, Mapping[str, tuple[int, str]]]) -> Iterator[str]:
+    yield from (_message(column, found) for column, found in first.items() if _kinds_of(found) == [_WHOLE, _FRACTION])
+
+
+def _message(column: str, found: Mapping[str, tuple[int, str]]) -> str:
+    places = " and ".join(f"{name} in {found[name][1]}" for name in _kinds_of(found))
+    return f"column {column!r} holds {places}. Make it one kind."
+
+
+def _added(first: Mapping[str, Mapping[str, tuple[int, str]]]) -> Iterator[str]:
     for column, found in first.items():
-        kinds = [name for name in found if name != _NOTHING]
-        places = " and ".join(f"{name} in {found[name]}" for name in kinds)
-        message = f"column {column!r} holds {places}. Make it one kind."
-        if set(kinds) == {"a whole number", _FRACTION}:
-            of_numbers += [message] if kinds[1] == _FRACTION else []
-        elif len(kinds) > 1:
-            yield message
-    for column, found in first.items():
-        place = next(iter(found.values()))
-        if place != start:
+        number, place = next(iter(found.values()))
+        if number:
             yield (
                 f"{place} has the column {column!r}, and rows before it have none. Give it to all rows or to none; of "
                 "files with other columns make a source each, as data: [{train: ONE}, {train: OTHER}]."
             )
-    yield from of_numbers
 
 
 def _rows(files: Iterable[Path], kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
