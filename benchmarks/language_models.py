@@ -21,6 +21,7 @@ from typing import Any
 import datasets
 import torch
 from ordinary.budget import Budget, arguments, trained
+from runs import keep_run, read_runs
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -207,7 +208,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    runs = rows_of(args.results) if args.results.exists() else []
+    runs = read_runs(args.results)
     for seed in args.seeds:
         for name, case in CASES.items():
             for way in args.ways:
@@ -216,8 +217,7 @@ def main() -> None:
                     continue
                 found = run(case, way, args.data, str(locate_backbone(args.backbone)), seed)
                 runs.append({"case": name, "way": way, "seed": seed, "found": found})
-                with args.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(runs[-1]) + "\n")
+                keep_run(args.results, runs[-1])
                 print(name, way, seed, found, flush=True)
     table(runs)
 

@@ -5,7 +5,7 @@ numbers, texts. None of them knows hf_mtl, but for the edit scripts that lemmas 
 """
 
 from .budget import Budget, Way
-from .entities_then_relations import EntitiesThenRelations
+from .entities_then_relations import EntitiesThenRelations, entities_of
 from .entity_markers import EntityMarkers
 from .intent_and_slots import TwoModels
 from .multiple_choice import MultipleChoiceWay
@@ -31,4 +31,5 @@ __all__ = [
     "TwoModels",
     "Way",
     "WordLabelWay",
+    "entities_of",
 ]

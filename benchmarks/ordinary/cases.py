@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from seqeval.metrics.sequence_labeling import get_entities
 
 import hf_mtl
 from hf_mtl import scoring
@@ -26,6 +25,7 @@ from . import (
     TwoModels,
     Way,
     WordLabelWay,
+    entities_of,
 )
 from .budget import Rows
 from .case import Case, Scores
@@ -67,7 +67,7 @@ def _retrieved(answers: list[Any], gold: list[str]) -> Scores:
 
 def _graph(row: dict[str, Any]) -> dict[str, Any]:
     """Entities, and relations by the numbers of their entities, of a row whose relations name spans."""
-    spans = [(start, end + 1, kind) for kind, start, end in get_entities(row["tags"])]
+    spans = entities_of(row["tags"])
     number = {span[:2]: k for k, span in enumerate(spans)}
     return {
         "entities": [{"start": start, "end": end, "type": kind} for start, end, kind in spans],

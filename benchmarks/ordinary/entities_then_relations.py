@@ -12,7 +12,7 @@ from .budget import Budget, Rows
 from .entity_markers import EntityMarkers
 from .word_labels import WordLabelWay
 
-__all__ = ["EntitiesThenRelations"]
+__all__ = ["EntitiesThenRelations", "entities_of"]
 
 NONE = "no relation"
 UNRELATED = 4
@@ -43,7 +43,7 @@ class EntitiesThenRelations:
         pairs, drawn = [], random.Random(self.budget.seed)
         for row in rows:
             gold = {(tuple(one["head"]), tuple(one["tail"])): one["label"] for one in row["relations"]}
-            spans = [(start, end) for start, end, _ in _entities(row["tags"])]
+            spans = [(start, end) for start, end, _ in entities_of(row["tags"])]
             unrelated = [pair for pair in permutations(spans, 2) if pair not in gold]
             pairs += [_pair(row, head, tail, label) for (head, tail), label in gold.items()]
             pairs += [_pair(row, *pair, NONE) for pair in drawn.sample(unrelated, min(UNRELATED, len(unrelated)))]
@@ -51,7 +51,7 @@ class EntitiesThenRelations:
 
     def answer(self, rows: Rows) -> list[dict[str, Any]]:
         """`entities` and `relations` of each row."""
-        found = [_entities(tags) for tags in self.tagger.answer(rows)]
+        found = [entities_of(tags) for tags in self.tagger.answer(rows)]
         places = [(i, *pair) for i, own in enumerate(found) for pair in permutations(range(len(own)), 2)]
         pairs = [_pair(rows[i], found[i][head][:2], found[i][tail][:2], NONE) for i, head, tail in places]
         graphs: list[dict[str, Any]] = [
@@ -65,7 +65,7 @@ class EntitiesThenRelations:
         return graphs
 
 
-def _entities(tags: Sequence[str]) -> list[tuple[int, int, str]]:
+def entities_of(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     """Start, end (exclusive) and type."""
     return [(start, end + 1, kind) for kind, start, end in get_entities(list(tags))]
 

@@ -43,10 +43,9 @@ def split_cells(rows: Any, lists: Mapping[str, str], split: str, where: str) -> 
         # A column of single numbers, or of nothing, has lost its being text in the reading.
         if name not in ("string", "large_string", "null") and not name.startswith(("int", "uint")):
             raise ValueError(f"{where}.{column}: column {column!r} of split {split!r} holds no text, but {kind}.")
-        cells = [None if cell is None else str(cell) for cell in rows[column]]
         place = f"{where}.{column}: split {split!r}"
-        rows = _replaced(rows, column, [_list(cell, separator, f"{place}, row {i}") for i, cell in enumerate(cells)],
-                         separator, place)  # fmt: skip
+        values = [_list(cell, separator, f"{place}, row {i}") for i, cell in enumerate(rows[column])]
+        rows = _replaced(rows, column, values, separator, place)
     return rows
 
 
@@ -65,9 +64,10 @@ def _replaced(rows: Any, column: str, values: Sequence[Any], separator: str, pla
     return rows.remove_columns([column]).rename_column(new, column)
 
 
-def _list(cell: str | None, separator: str, place: str) -> list[Any] | None:
-    if cell is None:
+def _list(value: str | int | None, separator: str, place: str) -> list[Any] | None:
+    if value is None:
         return None
+    cell = str(value)
     if separator != WRITTEN:
         parts = cell.split() if separator == " " else [part.strip() for part in cell.split(separator)]
         return [part for part in parts if part]

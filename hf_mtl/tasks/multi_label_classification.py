@@ -110,9 +110,7 @@ class MultiLabelClassification(WeightedLabels, PooledLabelTask):
     def build_head(self, backbone: Any) -> nn.Module:
         loss = self.binary_loss(F.binary_cross_entropy_with_logits)
         count = len(self.known_labels())
-        # Weights make labels count as if they held another number of times.
-        start = rare(count, count) if self.class_weights is None else [0.0] * count
-        return self.pooled_head(backbone, start, loss)
+        return self.pooled_head(backbone, self.starting(rare(count, count)), loss)
 
     def soft_outputs(self) -> SoftReader:
         return lambda logits, labels, mask: [YesNo(logits)]

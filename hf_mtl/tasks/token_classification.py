@@ -129,8 +129,7 @@ class TokenClassification(WeightedLabels, WordTask):
 
     def build_head(self, backbone: Any) -> nn.Module:
         labels = self.known("labels", self.labels)
-        # Weights make labels count as if they occurred another number of times.
-        start = common(labels, "O") if self.class_weights is None else [0.0] * len(labels)
+        start = self.starting(common(labels, "O"))
         if not self.crf:
             loss = self.label_loss(mean_cross_entropy)
             return TokenClassifier(width_of(backbone), start, self.dropout, loss)

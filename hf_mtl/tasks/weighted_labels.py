@@ -114,6 +114,11 @@ class WeightedLabels(SmoothedLabels):
             return plain
         return BinaryLoss(weights=weights, smoothing=self.label_smoothing)
 
+    def starting(self, biases: Sequence[float]) -> Sequence[float]:
+        """Where the head's biases begin: as given, but all alike where weights make labels count as if they occurred
+        another number of times."""
+        return biases if self.class_weights is None else [0.0] * len(biases)
+
     def balanced(self, dataset: Any, column: str, *, each_by_itself: bool = False) -> Self:
         """This task with the weights of `balanced` as numbers; as it is where it asks for none.
 

@@ -47,9 +47,13 @@ def _kinds_of(found: Mapping[str, tuple[int, str]]) -> list[str]:
 
 
 def _changing(first: Mapping[str, Mapping[str, tuple[int, str]]]) -> Iterator[str]:
-    several = {column: found for column, found in first.items() if not {*_kinds_of(found)} <= {_WHOLE, _FRACTION}}
-    order = sorted(several.items(), key=lambda item: -max(number for number, _ in item[1].values()))
-    yield from (_message(column, found) for column, found in order if len(_kinds_of(found)) > 1)
+    several = [
+        (column, found)
+        for column, found in first.items()
+        if len(_kinds_of(found)) > 1 and not {*_kinds_of(found)} <= {_WHOLE, _FRACTION}
+    ]
+    several.sort(key=lambda item: -max(number for number, _ in item[1].values()))
+    yield from (_message(*item) for item in several)
 
 
 def _widening(first: Mapping[str, Mapping[str, tuple[int, str]]]) -> Iterator[str]:
