@@ -63,6 +63,11 @@ def batch(rows: int, tokens: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+def of_tasks(rows: int, tasks: int) -> torch.Tensor:
+    """Which task each row is of: as many of each, sorted, as `forward` sorts the rows that it is given."""
+    return torch.arange(rows) * tasks // rows
+
+
 def measure(title: str, ways: Ways, turns: int, goals: Mapping[str, float], scale: Mapping[str, float] = {}) -> None:
     """Times every way in each turn; the first is the yardstick. `scale`: how many yardsticks a way may take."""
     order = list(ways)
@@ -96,7 +101,7 @@ def forward(tasks: int, rank: int, turns: int) -> None:
     backbone, model, peft_model = bare(), routed(tasks, lora(rank)), in_peft(tasks, lora(rank))
     names = list(model.tasks)
     for rows, tokens in SIZES:
-        inputs, index = batch(rows, tokens), torch.arange(rows) % tasks
+        inputs, index = batch(rows, tokens), of_tasks(rows, tasks)
         adapters = [names[i] for i in index]
         ways = {
             "bare backbone": lambda inputs=inputs: backbone(**inputs),
@@ -117,8 +122,8 @@ def backward(tasks: int, rank: int, turns: int) -> None:
     for name, parameter in peft_model.named_parameters():
         parameter.requires_grad = "lora_" in name
     for rows, tokens in SIZES:
-        inputs, index = batch(rows, tokens), torch.arange(rows) % tasks
-        adapters = [names[i] for i in index]
+        inputs, index = batch(rows, tokens), of_tasks(rows, tasks)
+        adapters, few = [names[i] for i in index], (torch.arange(rows) > rows // 2).long()
 
         def step(module: nn.Module, run: Callable[[], torch.Tensor]) -> None:
             run().pow(2).mean().backward()
@@ -126,6 +131,10 @@ def backward(tasks: int, rank: int, turns: int) -> None:
 
         ways = {
             "full fine-tuning": lambda i=inputs: step(full, lambda: full(**i).last_hidden_state),
+            "one adapter for all rows": lambda i=inputs: step(model, lambda: model.encode(names[:1], **i)[-1]),
+            "two tasks, one has more rows": lambda i=inputs, x=few: step(
+                model, lambda: model.encode(names[:2], index=x, **i)[-1]
+            ),
             "each row its own": lambda i=inputs, x=index: step(model, lambda: model.encode(names, index=x, **i)[-1]),
             "peft's adapter_names": lambda i=inputs, a=adapters: step(
                 peft_model, lambda: peft_model(**i, adapter_names=a).last_hidden_state

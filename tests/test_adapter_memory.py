@@ -16,7 +16,7 @@ from test_adapters import INDICES, NAMES, by_row, layer, model_of, route_of, tex
 from hf_mtl import MultiTaskModel
 from hf_mtl.adapters import RoutedLinear, adapter_parameters, use_route
 from hf_mtl.adapters.layers import _MOST_KNOWN
-from hf_mtl.adapters.products import lie_together, places_of
+from hf_mtl.adapters.stacking import lie_together, places_of
 
 INDEX = INDICES["in any order"]
 

@@ -11,13 +11,15 @@ from torch import nn
 
 from hf_mtl import MultiTaskModel, TextClassification
 from hf_mtl.adapters import Route, RoutedLinear, adapter_parameters, inject_adapters, use_route
-from hf_mtl.adapters.products import places_of
+from hf_mtl.adapters.stacking import places_of
 
 NAMES = ["a", "b", "c", "d"]
 INDICES = {
     "sorted, as many of each": [0, 0, 1, 1, 2, 2, 3, 3],
     "in any order": [3, 0, 0, 2, 1, 3, 3, 1],
     "two of the tasks": [1, 3, 3, 1, 3, 3, 3, 1],
+    "sorted, more of some": [0, 1, 1, 1, 2, 3, 3, 3],
+    "of one task": [2] * 8,
 }
 
 
@@ -87,14 +89,41 @@ def test_gradients_are_those_of_the_definition(index: list[int], full: bool) -> 
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
 
 
-def test_many_gradients_can_be_taken_at_once() -> None:
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch takes them one by one where it adds in place
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_many_gradients_can_be_taken_at_once(index: list[int]) -> None:
     module, x = layer(), torch.randn(8, 5, 12, requires_grad=True)
     ups = torch.randn(3, 8, 5, 20)
-    with use_route(route_of(INDICES["in any order"])):
+    with use_route(route_of(index)):
         y = module(x)
     together = torch.autograd.grad(y, x, ups, is_grads_batched=True, retain_graph=True)[0]
     for up, gradient in zip(ups, together, strict=True):
         torch.testing.assert_close(torch.autograd.grad(y, x, up, retain_graph=True)[0], gradient)
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_gradients_have_gradients(index: list[int]) -> None:
+    module = layer().double()
+    x = torch.randn(8, 2, 12, dtype=torch.double, requires_grad=True)
+    names = sorted({NAMES[i] for i in index})
+    learning = [x, *(p for n in names for p in adapter_parameters(module, n))]
+    seconds = []
+    for answer in (lambda: by_row(module, x, index), lambda: module(x)):
+        with use_route(route_of(index)):
+            first = torch.autograd.grad(answer().pow(3).sum(), learning, create_graph=True)
+        seconds.append(torch.autograd.grad(sum(g.pow(2).sum() for g in first), learning))
+    for expected, found in zip(*seconds, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_frozen_adapters_get_no_gradient() -> None:
+    module, x = layer(), torch.randn(8, 5, 12, requires_grad=True)
+    for name in NAMES:
+        module.lora_A[name].requires_grad_(False)
+    with use_route(route_of(INDICES["sorted, more of some"])):
+        module(x).sum().backward()
+    assert all(module.lora_A[name].weight.grad is None for name in NAMES)
+    assert all(module.lora_B[name].weight.grad is not None for name in NAMES)
 
 
 def test_one_task_is_peft() -> None:

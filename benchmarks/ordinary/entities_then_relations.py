@@ -15,7 +15,7 @@ from .word_labels import WordLabelWay
 __all__ = ["EntitiesThenRelations", "entities_of"]
 
 NONE = "no relation"
-UNRELATED = 4
+UNRELATED = 1
 Span = tuple[int, int]
 
 

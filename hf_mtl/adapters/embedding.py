@@ -6,9 +6,9 @@ from typing import Any, cast
 import torch
 from peft.tuners.lora import Embedding
 
-from .products import weights_for
 from .routed import RoutedLayer, redraw_lora
 from .routing import Route, current_route
+from .stacking import weights_for
 
 __all__ = ["RoutedEmbedding"]
 

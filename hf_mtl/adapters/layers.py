@@ -9,9 +9,10 @@ from peft.tuners.lora import Linear
 from torch import nn
 
 from .composing import ALL, Composition
-from .products import LinearWithLowRank, add_low_rank, lie_apart, lie_together, places_of
+from .low_rank import LinearWithLowRank, add_low_rank
 from .routed import RoutedLayer, redraw_lora
 from .routing import Route, current_route
+from .stacking import lie_apart, lie_together, places_of
 
 __all__ = ["MORE", "RoutedLinear"]
 
@@ -43,13 +44,14 @@ class RoutedLinear(Linear, RoutedLayer):
         route = current_route()
         if route is None or self.disable_adapters:
             return cast(torch.Tensor, self.base_layer(x, *args, **kwargs))
-        if route.index is not None and self._alike(route.names):
+        alike = self._alike(route.names)
+        if alike:
             route.check(x)
             if torch.is_grad_enabled() and not args and not kwargs and self._fits_one_product(route, x):
                 return self._learning(route, x)
-            result = self.base_layer(x, *args, **kwargs)
-            return self._gathered(route, x, result).to(result.dtype)
         result = self.base_layer(x, *args, **kwargs)
+        if alike and route.index is not None:
+            return self._gathered(route, x, result).to(result.dtype)
         if route.index is None:
             return self._through(route.names[0], x, result).to(result.dtype)
         return self._row_by_row(route, x, result).to(result.dtype)
@@ -189,12 +191,11 @@ class RoutedLinear(Linear, RoutedLayer):
         self._caches.pop("alike", None)
 
     def _scale(self, route: Route, x: torch.Tensor) -> float | torch.Tensor:
-        """One number for all tasks, else one for each of them or, by the route, for each row."""
+        """One number for all tasks, else one for each of them: `[tasks, 1, 1]`."""
         values = [self.scaling[self._held(name)] for name in route.names]
         if len(set(values)) == 1:
             return float(values[0])
-        scales = torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, 1, 1)
-        return scales if route.even else scales[route.index]
+        return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, 1, 1)
 
     def _fits_one_product(self, route: Route, x: torch.Tensor) -> bool:
         """Whether base and adapter can be one step of autograd: a plain linear layer of the adapters' dtype."""
@@ -213,10 +214,7 @@ class RoutedLinear(Linear, RoutedLayer):
         down, up = self.weights(route.names)
         base = self.base_layer
         scale = self._scale(route, x)
-        return cast(
-            torch.Tensor,
-            LinearWithLowRank.apply(x, base.weight, base.bias, route, scale, *down, *up),
-        )
+        return cast(torch.Tensor, LinearWithLowRank.apply(x, base.weight, base.bias, route, scale, *down, *up)[0])
 
     def _gathered(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         held = self._held(route.names[0])

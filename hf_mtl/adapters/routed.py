@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from .composing import Composition
-from .products import lie_apart
+from .stacking import lie_apart
 
 __all__ = ["RoutedLayer", "of_adapter", "redraw_lora"]
 

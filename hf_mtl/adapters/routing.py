@@ -9,14 +9,23 @@ import torch
 
 __all__ = ["Route", "current_route", "replaying", "use_route"]
 
+# Measured in training steps of MiniLM with 256 and 2,048 tokens: 2 and 4 blocks take .91 to .96 of the time that
+# weights for each row take, 8 and 15 take 1.06 to 1.09.
+_MOST_BLOCKS = 4
+
 
 class Route:
     """The adapters of the rows of one batch.
 
     Args:
         names: the adapters that are present, each once.
-        index: `[batch]` which of `names` each row goes through; None: all rows go through the only one. Sorted, with as
-            many rows of each, costs least.
+        index: `[batch]` which of `names` each row goes through; None: all rows go through the only one. Sorted costs
+            less, and with as many rows of each least.
+
+    Attributes:
+        even: whether the rows are sorted, as many of each.
+        blocks: where the rows of each of `names` are, if they are sorted, there are more of some than of others, and
+            the names are few: products for each of many take longer than weights for each row.
 
     Raises:
         ValueError: several names without an index.
@@ -27,7 +36,10 @@ class Route:
             raise ValueError(f"A route through {list(names)} needs an index that says which row takes which.")
         self.names = tuple(names)
         self.index = index if len(names) > 1 else None
-        self.even = self.index is not None and _even(self.index, len(names))
+        self.blocks = None if self.index is None else _blocks(self.index, len(names))
+        self.even = self.blocks is not None and len({rows.stop - rows.start for rows in self.blocks}) == 1
+        if self.even or len(names) > _MOST_BLOCKS:
+            self.blocks = None
         self._indices: dict[tuple[int, ...], torch.Tensor] = {}
 
     def rows(self, adapter: int) -> torch.Tensor:
@@ -70,14 +82,15 @@ class Route:
         return self.index.repeat_interleave(len(x) // len(self.index))
 
 
-def _even(index: torch.Tensor, number: int) -> bool:
-    """Whether the rows are sorted, as many of each: those of a task are one block then.
+def _blocks(index: torch.Tensor, number: int) -> list[slice] | None:
+    """The rows of each adapter, where they are sorted: those of each are one block then.
 
     On an accelerator it is not looked at: the answer would have to wait for all that is queued.
     """
-    if index.device.type != "cpu" or torch.compiler.is_compiling() or len(index) % number:
-        return False
-    return torch.equal(index, torch.arange(number).repeat_interleave(len(index) // number))
+    if index.device.type != "cpu" or torch.compiler.is_compiling() or bool((index[1:] < index[:-1]).any()):
+        return None
+    ends = torch.searchsorted(index, torch.arange(number), right=True).tolist()
+    return [slice(start, stop) for start, stop in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 _ROUTE: ContextVar[Route | None] = ContextVar("hf_mtl_route", default=None)

@@ -12,9 +12,9 @@ from peft.tuners.ia3 import Linear as IA3Linear
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .products import weights_for
 from .routed import RoutedLayer
 from .routing import Route, current_route
+from .stacking import weights_for
 
 __all__ = ["RoutedIA3", "RoutedScaling"]
 

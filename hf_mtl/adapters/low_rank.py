@@ -1,0 +1,142 @@
+"""The products of routed low-rank layers: `y = W x + b + s B(t) A(t) x`.
+
+Groups of rows share a product: all rows, the rows of each task where each has as many, or single rows. On a processor
+the rows of few tasks, sorted, are a product a task, which costs less than weights for each row.
+
+The low-rank states are made transposed, `A x^T` in place of `x A^T`: a product with a wide result runs two to three
+times faster than one with the few columns of a rank, and the second product takes its factor transposed for nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .routing import Route
+from .stacking import weights_for
+
+__all__ = ["LinearWithLowRank", "add_low_rank"]
+
+Scale = float | torch.Tensor  # of all tasks, or [tasks, 1, 1]
+
+
+def add_low_rank(
+    result: torch.Tensor,
+    x: torch.Tensor,
+    route: Route,
+    down: Sequence[torch.Tensor],
+    up: Sequence[torch.Tensor],
+    scale: Scale,
+) -> torch.Tensor:
+    """`result + s B(t) A(t) x`, for `x [batch, ..., in]`; without gradients in the memory of `result` where it can."""
+    # Autocast casts for products out of place alone.
+    if torch.is_grad_enabled() or not result.dtype == x.dtype == up[0].dtype or not result.is_contiguous():
+        a, b = weights_for(route, down), weights_for(route, up)
+        low, scale = _scaled(_states(a, x), _of_groups(scale, route))
+        base = result.reshape(len(a), -1, result.shape[-1]).to(low.dtype)
+        return torch.baddbmm(base, low.transpose(1, 2), b.transpose(1, 2), alpha=scale).reshape(result.shape)
+    for a, b, own, rows in _groups(route, x, down, up, scale):
+        _add(result[rows], _states(a, x[rows]), b, own)
+    return result
+
+
+class LinearWithLowRank(torch.autograd.Function):
+    """`W x + b + s B(t) A(t) x`, and the low-rank states `A(t) x`, as one step of autograd.
+
+    Written out, autograd would add the adapter's part to the output, and to the gradient of the input, in passes of
+    their own over tensors as large as the layer's; here the second product of each pair adds to the first. The states
+    are outputs so that the backward need not make them again, and still has derivatives through them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        route: Route,
+        scale: Scale,
+        *parameters: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """`parameters`: A of each of the route's tasks, then B of each."""
+        number = len(parameters) // 2
+        result, states = F.linear(x, weight, bias), []
+        for a, b, own, rows in _groups(route, x, parameters[:number], parameters[number:], scale):
+            states.append(_states(a, x[rows]))
+            _add(result[rows], states[-1], b, own)
+        ctx.save_for_backward(x, weight, *parameters, *states)
+        ctx.route, ctx.scale, ctx.number = route, scale, number
+        return result, *states
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor, *of_states: torch.Tensor) -> Any:
+        """Written in steps of autograd, by which there are second derivatives (`create_graph`); only there the states
+        have a gradient that is not zero."""
+        x, weight, *rest = ctx.saved_tensors
+        route, number, learns = ctx.route, ctx.number, ctx.needs_input_grad
+        down, up, states = rest[:number], rest[number : 2 * number], rest[2 * number :]
+        d_x = gradient @ weight if learns[0] else None
+        d_weight = gradient.reshape(-1, gradient.shape[-1]).t() @ x.reshape(-1, x.shape[-1]) if learns[1] else None
+        d_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if learns[2] else None
+        downs, ups = [], []
+        for low, of_low, (a, b, own, rows) in zip(
+            states, of_states, _groups(route, x, down, up, ctx.scale), strict=True
+        ):
+            above = gradient[rows].reshape(len(b), -1, gradient.shape[-1])
+            d_low = of_low + torch.bmm(b.transpose(1, 2), above.transpose(1, 2)) * own
+            if d_x is not None:
+                d_x[rows].view(len(a), -1, d_x.shape[-1]).baddbmm_(d_low.transpose(1, 2), a)
+            if any(learns[5 : 5 + number]):
+                downs.append(torch.bmm(d_low, x[rows].reshape(len(a), -1, x.shape[-1])))
+            if any(learns[5 + number :]):
+                ups.append(torch.bmm(low * own, above).transpose(1, 2))
+        return d_x, d_weight, d_bias, None, None, *_of_tasks(downs, route), *_of_tasks(ups, route)
+
+
+def _groups(
+    route: Route, x: torch.Tensor, down: Sequence[torch.Tensor], up: Sequence[torch.Tensor], scale: Scale
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, Scale, slice]]:
+    """A, B and scale of groups of rows that are one product, and which part of `x` they are."""
+    if route.blocks is None or torch.compiler.is_compiling():  # each division into blocks would be compiled anew
+        yield weights_for(route, down), weights_for(route, up), _of_groups(scale, route), slice(None)
+        return
+    each = len(x) // route.blocks[-1].stop  # a row is several where tokens are in one row
+    for k, rows in enumerate(route.blocks):
+        own = scale[k : k + 1] if isinstance(scale, torch.Tensor) else scale
+        yield down[k].unsqueeze(0), up[k].unsqueeze(0), own, slice(rows.start * each, rows.stop * each)
+
+
+def _states(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`A x^T` of each group of rows, `[groups, rank, tokens of a group]`."""
+    return torch.bmm(a, x.reshape(len(a), -1, x.shape[-1]).transpose(1, 2))
+
+
+def _of_groups(scale: Scale, route: Route) -> Scale:
+    """The scales of the groups of rows that weights are stacked for."""
+    if not isinstance(scale, torch.Tensor) or route.index is None or route.even:
+        return scale
+    return scale[route.index]
+
+
+def _scaled(low: torch.Tensor, scale: Scale) -> tuple[torch.Tensor, float]:
+    """States and the one number that they are still to be multiplied by."""
+    return (low * scale, 1.0) if isinstance(scale, torch.Tensor) else (low, scale)
+
+
+def _add(result: torch.Tensor, low: torch.Tensor, b: torch.Tensor, scale: Scale) -> None:
+    """Adds `s B low` to `result` in its own memory."""
+    low, scale = _scaled(low, scale)
+    result.view(len(b), -1, result.shape[-1]).baddbmm_(low.transpose(1, 2), b.transpose(1, 2), alpha=scale)
+
+
+def _of_tasks(gradients: Sequence[torch.Tensor], route: Route) -> Sequence[torch.Tensor | None]:
+    """The gradients of each task's weights, from those of the groups of rows; none where nothing learns."""
+    if not gradients:
+        return [None] * len(route.names)
+    if len(gradients) > 1:
+        return [gradient[0] for gradient in gradients]
+    if route.index is None or route.even:
+        return gradients[0].unbind()
+    zeros = gradients[0].new_zeros((len(route.names), *gradients[0].shape[1:]))
+    return zeros.index_add(0, route.index_in(range(len(route.names))), gradients[0]).unbind()
