@@ -163,6 +163,8 @@ def article(**question: Any) -> str:
         ("a.json", article(question="q", answers=[{"text": "a", "answer_start": "1"}]), r"answers\[0\]: .* got '1'"),
         ("a.json", article(**QUESTION)[:-1] + ",\n", r"line 2, column 1: expected JSON"),
         ("a.txt", b"one\n\xff\n", r"a\.txt, line 2: expected text in UTF-8, got '\xff'"),
+        ("a.csv", b"text,label\nok,1\ncaf\xe9,2\n", r"a\.csv, line 3: expected text in UTF-8, got 'caf\xe9,2'"),
+        ("a.jsonl", b'{"text": "ok"}\n{"text": "caf\xe9"}\n', r"a\.jsonl, line 2: expected text in UTF-8, .*`iconv"),
         ("a.txt.gz", b"one\n", r"a\.txt\.gz cannot be read: Not a gzipped file"),
         ("a.txt", " \n", r"split 'train': no rows in .*a\.txt"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 from .conll import conll_columns, read_conll
 from .conllu import CONLLU_COLUMNS, read_conllu
 from .json_lines import bad_lines
-from .lines import BrokenFileError
+from .lines import BrokenFileError, check_utf8
 from .squad import is_squad, read_squad
 from .streams import keep_rows
 from .text import read_text
@@ -69,6 +69,8 @@ def read_files(
         for broken in (error, error.__cause__):
             if isinstance(broken, BrokenFileError):
                 raise ValueError(str(broken)) from error
+        if isinstance(error, UnicodeDecodeError | ArrowInvalid) or isinstance(error.__cause__, UnicodeDecodeError):
+            check_utf8(files)
         reason = next(bad_lines(files), None) if kind in (".json", ".jsonl") and reader is None else None
         if reason is None and kind in _LINES and isinstance(error.__cause__, CastError | ArrowInvalid):
             with suppress(csv.Error, ValueError):  # what cannot be looked at is not to hide the fault
@@ -81,9 +83,12 @@ def _table(files: Sequence[Path], split: str, rows: int | None) -> Any:
 
     reader, options = _TABLES[ending(files[0])]
     named = {split: [str(file) for file in files]}
-    if rows is None:
-        return datasets.load_dataset(reader, data_files=named, split=split, **options)
-    return keep_rows(datasets.load_dataset(reader, data_files=named, split=split, streaming=True, **options), rows)
+    if rows is not None:
+        return keep_rows(datasets.load_dataset(reader, data_files=named, split=split, streaming=True, **options), rows)
+    found: Any = datasets.load_dataset(reader, data_files=named, split=split, **options)
+    if reader == "json":  # which takes bytes as they are: what is no text would come to light far from its file
+        found.data.table.validate(full=True)
+    return found
 
 
 def _rows(reader: str, files: Sequence[Path], columns: Sequence[str | None] | None, rows: int | None) -> Any:

@@ -1,10 +1,10 @@
 """The lines of a text file, counted, and what is wrong with one of them."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["BrokenFileError", "broken_line", "numbered_lines", "open_binary"]
+__all__ = ["BrokenFileError", "broken_line", "check_utf8", "numbered_lines", "open_binary"]
 
 
 class BrokenFileError(ValueError):
@@ -34,3 +34,14 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
             except UnicodeDecodeError as error:
                 raise broken_line(path, number, line.decode("latin-1").strip(), "text in UTF-8") from error
             yield number, text.rstrip("\r\n")
+
+
+def check_utf8(files: Iterable[Path]) -> None:
+    """Raises BrokenFileError for the first line that is not UTF-8, and says what to do."""
+    for path in files:
+        try:
+            for _ in numbered_lines(path):
+                pass
+        except BrokenFileError as error:
+            way_out = f"Write the file in UTF-8: `iconv -f latin1 -t utf-8 {path.name}`, if it is in Latin-1."
+            raise BrokenFileError(f"{error} {way_out}") from error
