@@ -62,11 +62,13 @@ class LinearWithLowRank(torch.autograd.Function):
         """`parameters`: A of each of the route's tasks, then B of each."""
         number = len(parameters) // 2
         result, states = F.linear(x, weight, bias), []
-        for a, b, own, rows in _groups(route, x, parameters[:number], parameters[number:], scale):
+        groups = list(_groups(route, x, parameters[:number], parameters[number:], scale, together=False))
+        for a, b, own, rows in groups:
             states.append(_states(a, x[rows]))
             _add(result[rows], states[-1], b, own)
         ctx.save_for_backward(x, weight, *parameters, *states)
         ctx.route, ctx.scale, ctx.number = route, scale, number
+        ctx.groups = groups if route.even else None  # weights of each row would be as large as the layer's output
         return result, *states
 
     @staticmethod
@@ -79,10 +81,10 @@ class LinearWithLowRank(torch.autograd.Function):
         d_x = gradient @ weight if learns[0] else None
         d_weight = gradient.reshape(-1, gradient.shape[-1]).t() @ x.reshape(-1, x.shape[-1]) if learns[1] else None
         d_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if learns[2] else None
-        downs, ups = [], []
-        for low, of_low, (a, b, own, rows) in zip(
-            states, of_states, _groups(route, x, down, up, ctx.scale), strict=True
-        ):
+        groups, downs, ups = ctx.groups, [], []
+        if groups is None or torch.is_grad_enabled():  # what was stacked in the forward has no graph
+            groups = _groups(route, x, down, up, ctx.scale, together=False)
+        for low, of_low, (a, b, own, rows) in zip(states, of_states, groups, strict=True):
             above = gradient[rows].reshape(len(b), -1, gradient.shape[-1])
             d_low = of_low + torch.bmm(b.transpose(1, 2), above.transpose(1, 2)) * own
             if d_x is not None:
@@ -90,16 +92,23 @@ class LinearWithLowRank(torch.autograd.Function):
             if any(learns[5 : 5 + number]):
                 downs.append(torch.bmm(d_low, x[rows].reshape(len(a), -1, x.shape[-1])))
             if any(learns[5 + number :]):
-                ups.append(torch.bmm(low * own, above).transpose(1, 2))
+                # In one memory in order: else each task's would be copied when it becomes its parameter's.
+                ups.append(torch.bmm(low * own, above).transpose(1, 2).contiguous())
         return d_x, d_weight, d_bias, None, None, *_of_tasks(downs, route), *_of_tasks(ups, route)
 
 
 def _groups(
-    route: Route, x: torch.Tensor, down: Sequence[torch.Tensor], up: Sequence[torch.Tensor], scale: Scale
+    route: Route,
+    x: torch.Tensor,
+    down: Sequence[torch.Tensor],
+    up: Sequence[torch.Tensor],
+    scale: Scale,
+    together: bool = True,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Scale, slice]]:
     """A, B and scale of groups of rows that are one product, and which part of `x` they are."""
     if route.blocks is None or torch.compiler.is_compiling():  # each division into blocks would be compiled anew
-        yield weights_for(route, down), weights_for(route, up), _of_groups(scale, route), slice(None)
+        a, b = weights_for(route, down, together), weights_for(route, up, together)
+        yield a, b, _of_groups(scale, route), slice(None)
         return
     each = len(x) // route.blocks[-1].stop  # a row is several where tokens are in one row
     for k, rows in enumerate(route.blocks):

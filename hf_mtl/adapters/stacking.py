@@ -46,18 +46,24 @@ def places_of(parameters: Sequence[torch.Tensor]) -> list[int] | None:
     return [offset // size for offset in offsets]
 
 
-def weights_for(route: Route, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The weights of each group of rows, `[groups, ...]`: all rows of one task, tasks whose rows are even, or rows."""
+def weights_for(route: Route, parameters: Sequence[torch.Tensor], together: bool = True) -> torch.Tensor:
+    """The weights of each group of rows, `[groups, ...]`: all rows of one task, tasks whose rows are even, or rows.
+
+    Args:
+        route: the tasks and whose each row is.
+        parameters: of each of the route's tasks.
+        together: whether they may lie side by side; False saves looking.
+    """
     if route.index is None:
         return parameters[0].unsqueeze(0)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         stacked = torch.stack(list(parameters))
         return stacked if route.even else stacked[route.index]
     # Held here: another thread may lay the parameters elsewhere meanwhile, and places are of one memory.
-    first = parameters[0].detach()
-    places = places_of([first, *parameters[1:]])
-    if places is None:
-        stacked = torch.stack([p.detach() for p in parameters])
+    first = parameters[0].detach() if together else None
+    places = None if first is None else places_of([first, *parameters[1:]])
+    if first is None or places is None:
+        stacked = torch.stack(list(parameters))
         return stacked if route.even else stacked.index_select(0, route.index_in(range(len(parameters))))
     count = first.untyped_storage().nbytes() // (first.numel() * first.element_size())
     whole = first.as_strided((count, *first.shape), (first.numel(), *first.stride()), 0)
