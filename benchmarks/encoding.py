@@ -96,8 +96,8 @@ def bare_call(task: Any, rows: list[dict[str, Any]], tokenizer: Any) -> Callable
         first = [row["question"] for row in rows for _ in row["choices"]]
         second = [choice for row in rows for choice in row["choices"]]
         return lambda: tokenizer(first, second, **limit)
-    if task.type in ("sentence-embedding", "sentence-similarity"):  # texts by themselves
-        names = [column for column in ("text", "text_pair", "positive") if column in rows[0]]
+    if task.type == "sentence-embedding":  # texts by themselves
+        names = [column for column in ("text", "positive") if column in rows[0]]
         texts = [row[name] for row in rows for name in names]
         return lambda: tokenizer(texts, **limit)
     texts = [row["text"] for row in rows]

@@ -221,6 +221,18 @@ def test_a_decoder_s_text_is_measured_with_its_prompt(
     assert all(len(e.subwords[0]) - len(e.targets[0]) == before for e in report.examples)
 
 
+def test_all_texts_that_are_compared_are_measured(values: Values, inspect: Any, tmp_path: Path) -> None:
+    rows = [{"text": "a card", "positive": row["text"]} for row in some_rows("intent", "train")]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    values["tasks"] = {"near": {"type": "sentence-embedding", "max_length": 12, "data": {"train": "pairs.jsonl"}}}
+    report = inspect(values)["near"]
+    tokenizer = AutoTokenizer.from_pretrained(values["backbone"])
+    sizes = [len(tokenizer(row["positive"])["input_ids"]) for row in rows]
+    lengths = report.splits["train"].lengths
+    assert (lengths.longest, lengths.cut) == (max(sizes), sum(size > 12 for size in sizes) / 8)
+    assert lengths.cut > 0 and all(len(example.subwords) == 2 for example in report.examples)
+
+
 def test_lemmas_are_no_labels(values: Values, inspect: Any, tmp_path: Path) -> None:
     rows = [{"tokens": ["Cats", "sang"], "lemmas": ["cat", "sing"]}, {"tokens": ["Dogs"], "lemmas": ["dog"]}]
     write_jsonl(tmp_path / "lemmas.jsonl", rows)

@@ -266,6 +266,8 @@ def test_rows_are_drawn_after_others_were_held_out(load: Load, twenty: str) -> N
     assert few["validation"].to_list() == whole["validation"].to_list() == more["validation"].to_list()
     drawn = [set(rows["train"]["text"]) for rows in (few, more, whole)]
     assert [len(texts) for texts in drawn] == [4, 8, 16] and drawn[0] < drawn[1] < drawn[2]
+    each = load({"train": twenty, "validation": twenty, "test": twenty, "max_rows": 3})
+    assert {split: len(rows) for split, rows in each.items()} == {"train": 3, "validation": 3, "test": 3}
 
 
 # ---------------------------------------------------------------------- columns and labels

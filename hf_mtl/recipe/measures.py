@@ -134,7 +134,9 @@ def read_rows(task: Task, batch: Batch, tokenizer: Any, split: str) -> list[Read
     """
     numbers, rows = batch
     there = rows[0]
-    wanted = {*task.inputs().values(), *(task.columns() if task.writes else ())} & there.keys()
+    # What is written is read as well, and so are the texts that a text is compared with.
+    texts = task.columns() if task.writes or task.compares_rows else ()
+    wanted = {*task.inputs().values(), *texts} & there.keys()
     wanted |= set(task.columns_to_encode(list(there)))
     found = [Read() for _ in rows]
     try:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..backbone import is_causal, width_of
-from .base import Features, Row, Task, TaskOutput
+from .base import Features, Row, RowError, Task, TaskOutput, shown
 from .pooling import POOLINGS, pool, resolve_pooling
 from .registry import register_task
 from .texts import tokenize_texts
@@ -30,10 +30,13 @@ class SentenceEmbedding(Task):
     cosine (van den Oord et al. 2018, arXiv:1807.03748; Henderson et al. 2017, arXiv:1705.00652): the larger the batch,
     the harder. An equal text elsewhere in the batch is no negative.
     Answer: `{"embedding": [...]}`, of length 1. Scores: `recall_at_1`, `recall_at_10` and `mrr` of finding each text's
-    positive among all positives of the split.
+    positive among all positives of the split; where the split has numbers of `similarity`, their `spearman` with the
+    cosines of both texts.
 
     Args:
         negative: the column of a text that does not belong; None: only the batch's other texts are negatives.
+        similarity: the column of a number that says how alike the first two texts are, of data to be scored by
+            (STS-B's); nothing is learned of it.
         scale: what the cosines are multiplied by in the loss; 20 is sentence-transformers' default.
         dimensions: lengths of the leading parts of the vector that are trained to do as well as the whole
             (Matryoshka, Kusupati et al. 2022, arXiv:2205.13147), the whole's too; answers have the first.
@@ -47,6 +50,7 @@ class SentenceEmbedding(Task):
     text: str = "text"
     positive: str = "positive"
     negative: str | None = None
+    similarity: str | None = None
     scale: float = 20.0
     dimensions: tuple[int, ...] | None = None
     pooling: str = "auto"
@@ -55,8 +59,9 @@ class SentenceEmbedding(Task):
     main_metric = "recall_at_1"
     grouped = True
     compares_rows = True
-    optional_columns = frozenset({"negative"})
-    not_in_features = Task.not_in_features | {"pooling", "scale", "dimensions", "mini_batch_size"}
+    optional_columns = frozenset({"negative", "similarity"})
+    of_answering = frozenset({"similarity"})
+    not_in_features = Task.not_in_features | {"pooling", "scale", "dimensions", "mini_batch_size", "similarity"}
     not_encoded = Task.not_encoded | not_in_features | {"positive", "negative"}
 
     def __post_init__(self) -> None:
@@ -90,11 +95,24 @@ class SentenceEmbedding(Task):
             features.append({key: encoded[key][own] for key in ("input_ids", "token_type_ids") if key in encoded})
             features[-1]["row"] = i
             if labelled:  # equal texts have equal numbers
-                features[-1]["labels"] = [_number(row[column]) for column in columns[1:]]
+                features[-1]["labels"] = [_number_of(row[column]) for column in columns[1:]]
         return features
 
-    def references(self, rows: Sequence[Row]) -> list[str]:
-        return [row[self.positive] for row in rows]
+    def references(self, rows: Sequence[Row]) -> list[Any]:
+        """The positives, or `{"positive", "similarity"}` where the rows say how alike the texts are."""
+        if self.similarity is None or self.similarity not in rows[0]:
+            return [row[self.positive] for row in rows]
+        return [
+            {"positive": row[self.positive], "similarity": self._number(row[self.similarity], i)}
+            for i, row in enumerate(rows)
+        ]
+
+    def _number(self, value: Any, index: int) -> float:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+        raise RowError(
+            f"Task {self.name!r}: column {self.similarity!r} must hold a finite number, got {shown(value)}.", index
+        )
 
     def build_head(self, backbone: Any) -> nn.Module:
         width = width_of(backbone)
@@ -118,17 +136,22 @@ class SentenceEmbedding(Task):
         return {"embedding": prediction["embedding"]}
 
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        from ..scoring.correlation import correlation_scores
         from ..scoring.retrieval import retrieval_scores
 
-        return retrieval_scores(
-            np.array([p["embedding"] for p in predictions]), np.array([p["positive"] for p in predictions]), references
-        )
+        texts, positives = (np.array([p[key] for p in predictions]) for key in ("embedding", "positive"))
+        if isinstance(references[0], str):
+            return retrieval_scores(texts, positives, references)
+        numbers = [gold["similarity"] for gold in references]
+        cosines = (texts * positives).sum(-1).tolist()
+        found = retrieval_scores(texts, positives, [gold["positive"] for gold in references])
+        return found | {"spearman": correlation_scores(cosines, numbers)["spearman"]}
 
     def baseline(self, references: Sequence[Any], rows: Sequence[Row]) -> list[Any]:
         return [{"embedding": [1.0], "positive": [1.0]}] * len(rows)
 
 
-def _number(text: str) -> int:
+def _number_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=7).digest(), "little")
 
 

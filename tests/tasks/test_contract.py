@@ -186,6 +186,19 @@ def test_encode_collate_forward_backward_decode_score(made: Any, kind: str, tiny
     assert task.main_metric in scores and all(fits(task, metric, value) for metric, value in scores.items())
 
 
+def test_the_loss_is_a_mean_over_rows_so_that_weights_of_tasks_compare(made: Any, tiny_backbone: Any) -> None:
+    task, found, _ = made
+    if task.compares_rows:  # more rows are more to choose from
+        return
+    model = MultiTaskModel.from_backbone(tiny_backbone(fitting(task)), [task]).eval()
+    encoded = encode_dataset(task, 0, datasets.Dataset.from_list(found[:4]), model.tokenizer, "train")
+    features = [encoded[i] for i in range(len(encoded))]
+    collate = MultiTaskCollator(model.tokenizer, [task])
+    with torch.no_grad():
+        once, thrice = model(**collate(features)).loss, model(**collate(features * 3)).loss
+    torch.testing.assert_close(thrice, once)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_of_one_equals_a_batch_of_many(made: Any, kind: str, tiny_backbone: Any) -> None:
     task, found, _ = made

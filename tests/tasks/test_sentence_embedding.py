@@ -117,6 +117,20 @@ def test_retrieval_counts_ranks_and_equal_texts_once() -> None:
         retrieval_scores(np.eye(2), np.eye(2), ["a"])
 
 
+def test_cosines_are_compared_with_given_similarities() -> None:
+    task = SentenceEmbedding(name="near", similarity="alike")
+    angles = np.array([0.1, 1.2, 0.4, 2.0])
+    predictions = [{"embedding": [1.0, 0.0], "positive": [math.cos(a), math.sin(a)]} for a in angles]
+    rows = [{"text": "t", "positive": f"p{i}", "alike": number} for i, number in enumerate([5.0, 3, 1.5, 0])]
+    scores = task.score(predictions, task.references(rows))
+    ranks = np.argsort(np.argsort(np.cos(angles))) - np.argsort(np.argsort([5.0, 3, 1.5, 0]))
+    assert scores["spearman"] == pytest.approx(1 - 6 * (ranks**2).sum() / (4 * 15))
+    bare = task.references([{"text": "t", "positive": f"p{i}"} for i in range(4)])
+    assert task.score(predictions, bare) == {k: v for k, v in scores.items() if k != "spearman"}
+    with pytest.raises(ValueError, match="'near': column 'alike' must hold a finite number, got None"):
+        task.references([rows[0], rows[1] | {"alike": None}])
+
+
 @pytest.mark.parametrize(("field", "value"), [("scale", 0), ("dimensions", [0]), ("dimensions", [])])
 def test_a_field_that_cannot_be_is_named(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"'near': {field}"):

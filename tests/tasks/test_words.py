@@ -89,6 +89,15 @@ def test_each_word_is_read_at_most_once_and_in_order(rows, family, side, limit):
         assert all(0 <= position < len(f["input_ids"]) for position in f["positions"])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_are_encoded_as_the_text_that_they_spell(family):
+    words = ["I", "lost", "my", "card", "in", "Paris"]
+    (feature,) = encode_words([words], TOKENIZERS[family], "words", 64)
+    assert feature["input_ids"] == TOKENIZERS[family](" ".join(words))["input_ids"]
+    (feature,) = encode_words([list("北京 a")], TOKENIZERS[family], "characters", 64)
+    assert feature["input_ids"] == TOKENIZERS[family]("北京 a")["input_ids"]
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_long_rows_are_read_whole_and_at_the_words_own_subwords(family, side):
