@@ -89,7 +89,6 @@ def test_gradients_are_those_of_the_definition(index: list[int], full: bool) -> 
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch takes them one by one where it adds in place
 @pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
 def test_many_gradients_can_be_taken_at_once(index: list[int]) -> None:
     module, x = layer(), torch.randn(8, 5, 12, requires_grad=True)
@@ -114,6 +113,70 @@ def test_gradients_have_gradients(index: list[int]) -> None:
         seconds.append(torch.autograd.grad(sum(g.pow(2).sum() for g in first), learning))
     for expected, found in zip(*seconds, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_many_second_gradients_can_be_taken_where_the_output_has_none(index: list[int]) -> None:
+    module, x = layer().double(), torch.randn(8, 2, 12, dtype=torch.double, requires_grad=True)
+    ups, seconds = torch.randn(3, 3, 12, dtype=torch.double), []
+    down = module.lora_A[NAMES[index[0]]].weight
+    for answer in (lambda: by_row(module, x, index), lambda: module(x)):
+        with use_route(route_of(index)):
+            first = torch.autograd.grad(answer().sum(), down, create_graph=True)[0]
+        up = module.lora_B[NAMES[index[0]]].weight
+        seconds.append(torch.autograd.grad(first, [x, up], ups, is_grads_batched=True))
+    for expected, found in zip(*seconds, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_outputs_may_be_changed_in_their_memory(index: list[int]) -> None:
+    module, x = layer(), torch.randn(8, 5, 12, requires_grad=True)  # as Longformer's `query /= ...`
+    expected = torch.autograd.grad(by_row(module, x, index).div(4).relu().pow(2).sum(), x)[0]
+    with use_route(route_of(index)):
+        y = module(x)
+    y /= 4
+    found = torch.autograd.grad(y.relu_().pow(2).sum(), x)[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_a_backward_under_autocast_is_as_exact_as_its_forward(index: list[int]) -> None:
+    module, x = layer(), torch.randn(8, 5, 12, requires_grad=True)
+    with use_route(route_of(index)):
+        loss = module(x).pow(2).sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(loss, x)[0]
+    expected = torch.autograd.grad(by_row(module, x, index).pow(2).sum(), x)[0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_base_layers_that_leave_autocast_are_answered_for(index: list[int]) -> None:
+    class Exact(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x)
+
+    module, x = layer().eval(), torch.randn(8, 5, 12)
+    module.base_layer.__class__ = Exact
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), use_route(route_of(index)):
+        found = module(x)
+    torch.testing.assert_close(found, by_row(module, x, index), atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_backward_hooks_of_base_layers_are_called(index: list[int]) -> None:
+    module, seen = layer(), []
+    module.base_layer.register_full_backward_hook(lambda *given: seen.append(1))
+    with use_route(route_of(index)):
+        module(torch.randn(8, 5, 12, requires_grad=True)).sum().backward()
+    assert seen
+
+
+def test_an_index_may_be_a_column() -> None:
+    index = torch.tensor([[task, 0] for task in INDICES["sorted, more of some"]])[:, 0]
+    assert [rows.stop for rows in Route(NAMES, index).blocks or ()] == [1, 4, 5, 8]
 
 
 def test_frozen_adapters_get_no_gradient() -> None:

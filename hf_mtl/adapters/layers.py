@@ -67,7 +67,8 @@ class RoutedLinear(Linear, RoutedLayer):
         x = self.lora_dropout[held](x)
         down, up = (weights[0] for weights in self.weights((name,)))
         scale = self.scaling[held]
-        if torch.is_grad_enabled() or result.dtype != x.dtype or not result.is_contiguous() or self.lora_bias[held]:
+        out_of_place = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or self.lora_bias[held]
+        if out_of_place or result.dtype != x.dtype or not result.is_contiguous():
             bias = cast(nn.Linear, self.lora_B[held]).bias if self.lora_bias[held] else None
             return result + F.linear(F.linear(x, down), up, bias) * scale
         low = down @ x.reshape(-1, x.shape[-1]).t()
@@ -204,6 +205,7 @@ class RoutedLinear(Linear, RoutedLayer):
         return (
             type(base) is nn.Linear
             and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
+            and not (base._backward_hooks or base._backward_pre_hooks)
             and x.dtype == base.weight.dtype == self._dtype(held)
             and not (isinstance(dropout, nn.Dropout) and dropout.p and self.training)
             and not torch.is_autocast_enabled(x.device.type)
@@ -214,7 +216,9 @@ class RoutedLinear(Linear, RoutedLayer):
         down, up = self.weights(route.names)
         base = self.base_layer
         scale = self._scale(route, x)
-        return cast(torch.Tensor, LinearWithLowRank.apply(x, base.weight, base.bias, route, scale, *down, *up)[0])
+        tokens = x.reshape(-1, x.shape[-1])
+        result = LinearWithLowRank.apply(tokens, base.weight, base.bias, route, scale, *down, *up)[0]
+        return cast(torch.Tensor, result.view(*x.shape[:-1], result.shape[-1]))
 
     def _gathered(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         held = self._held(route.names[0])

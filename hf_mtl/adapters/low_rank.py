@@ -31,12 +31,14 @@ def add_low_rank(
 ) -> torch.Tensor:
     """`result + s B(t) A(t) x`, for `x [batch, ..., in]`; without gradients in the memory of `result` where it can."""
     # Autocast casts for products out of place alone.
-    if torch.is_grad_enabled() or not result.dtype == x.dtype == up[0].dtype or not result.is_contiguous():
+    out_of_place = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
+    if out_of_place or not result.dtype == x.dtype == up[0].dtype or not result.is_contiguous():
         a, b = weights_for(route, down), weights_for(route, up)
         low, scale = _scaled(_states(a, x), _of_groups(scale, route))
         base = result.reshape(len(a), -1, result.shape[-1]).to(low.dtype)
         return torch.baddbmm(base, low.transpose(1, 2), b.transpose(1, 2), alpha=scale).reshape(result.shape)
-    for a, b, own, rows in _groups(route, x, down, up, scale):
+    blocks = None if torch.compiler.is_compiling() else route.blocks  # each division would be compiled anew
+    for a, b, own, rows in _groups(route, blocks, x, down, up, scale):
         _add(result[rows], _states(a, x[rows]), b, own)
     return result
 
@@ -47,6 +49,9 @@ class LinearWithLowRank(torch.autograd.Function):
     Written out, autograd would add the adapter's part to the output, and to the gradient of the input, in passes of
     their own over tensors as large as the layer's; here the second product of each pair adds to the first. The states
     are outputs so that the backward need not make them again, and still has derivatives through them.
+
+    It takes tokens, `x [tokens, in]`: of more dimensions a product is a view, which backbones that change a layer's
+    output in its own memory (Longformer's `query /= ...`) may not do where it comes from a step like this.
     """
 
     @staticmethod
@@ -62,43 +67,67 @@ class LinearWithLowRank(torch.autograd.Function):
         """`parameters`: A of each of the route's tasks, then B of each."""
         number = len(parameters) // 2
         result, states = F.linear(x, weight, bias), []
-        groups = list(_groups(route, x, parameters[:number], parameters[number:], scale, together=False))
+        blocks, together = route.blocks, False
+        groups = [*_groups(route, blocks, x, parameters[:number], parameters[number:], scale, together)]
         for a, b, own, rows in groups:
             states.append(_states(a, x[rows]))
             _add(result[rows], states[-1], b, own)
         ctx.save_for_backward(x, weight, *parameters, *states)
+        ctx.set_materialize_grads(False)
         ctx.route, ctx.scale, ctx.number = route, scale, number
         ctx.groups = groups if route.even else None  # weights of each row would be as large as the layer's output
         return result, *states
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor, *of_states: torch.Tensor) -> Any:
+    def backward(ctx: Any, gradient: torch.Tensor | None, *of_states: torch.Tensor | None) -> Any:
         """Written in steps of autograd, by which there are second derivatives (`create_graph`); only there the states
-        have a gradient that is not zero."""
-        x, weight, *rest = ctx.saved_tensors
-        route, number, learns = ctx.route, ctx.number, ctx.needs_input_grad
-        down, up, states = rest[:number], rest[number : 2 * number], rest[2 * number :]
-        d_x = gradient @ weight if learns[0] else None
-        d_weight = gradient.reshape(-1, gradient.shape[-1]).t() @ x.reshape(-1, x.shape[-1]) if learns[1] else None
-        d_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if learns[2] else None
-        groups, downs, ups = ctx.groups, [], []
-        if groups is None or torch.is_grad_enabled():  # what was stacked in the forward has no graph
-            groups = _groups(route, x, down, up, ctx.scale, together=False)
-        for low, of_low, (a, b, own, rows) in zip(states, of_states, groups, strict=True):
-            above = gradient[rows].reshape(len(b), -1, gradient.shape[-1])
-            d_low = of_low + torch.bmm(b.transpose(1, 2), above.transpose(1, 2)) * own
-            if d_x is not None:
-                d_x[rows].view(len(a), -1, d_x.shape[-1]).baddbmm_(d_low.transpose(1, 2), a)
-            if any(learns[5 : 5 + number]):
-                downs.append(torch.bmm(d_low, x[rows].reshape(len(a), -1, x.shape[-1])))
-            if any(learns[5 + number :]):
-                # In one memory in order: else each task's would be copied when it becomes its parameter's.
-                ups.append(torch.bmm(low * own, above).transpose(1, 2).contiguous())
-        return d_x, d_weight, d_bias, None, None, *_of_tasks(downs, route), *_of_tasks(ups, route)
+        have a gradient, and the output may have none."""
+        saved = ctx.saved_tensors  # once: a checkpoint gives them no second time
+        if gradient is None:
+            gradient = saved[0].new_zeros(len(saved[0]), len(saved[1]))
+        if not torch.is_autocast_enabled(gradient.device.type):
+            return _gradients(ctx, saved, gradient, of_states)
+        with torch.autocast(gradient.device.type, enabled=False):  # as it was in the forward
+            return _gradients(ctx, saved, gradient, of_states)
+
+
+def _gradients(
+    ctx: Any, saved: Sequence[torch.Tensor], gradient: torch.Tensor, of_states: Sequence[torch.Tensor | None]
+) -> tuple[Any, ...]:
+    """Of all that `forward` was given."""
+    x, weight, *rest = saved
+    route, number, learns = ctx.route, ctx.number, ctx.needs_input_grad
+    down, up, states = rest[:number], rest[number : 2 * number], rest[2 * number :]
+    groups: Any = ctx.groups
+    if groups is None or torch.is_grad_enabled():  # what was stacked in the forward has no graph
+        groups = _groups(route, route.blocks, x, down, up, ctx.scale, together=False)
+    d_x = gradient @ weight if learns[0] else None
+    # A batch of gradients (`is_grads_batched`) may not be added to a single one, and in place only one by one.
+    many = any(torch.func.debug_unwrap(one) is not one for one in (gradient, *of_states) if one is not None)
+    parts, downs, ups = [], [], []
+    for low, of_low, (a, b, own, rows) in zip(states, of_states, groups, strict=True):
+        above = gradient[rows].reshape(len(b), -1, gradient.shape[-1])
+        d_low = torch.bmm(b.transpose(1, 2), above.transpose(1, 2)) * own
+        if of_low is not None:
+            d_low = of_low + d_low
+        if d_x is not None:
+            part = d_x[rows].view(len(a), -1, d_x.shape[-1])
+            parts.append((part.baddbmm if many else part.baddbmm_)(d_low.transpose(1, 2), a))
+        if any(learns[5 : 5 + number]):
+            downs.append(torch.bmm(d_low, x[rows].reshape(len(a), -1, x.shape[-1])))
+        if any(learns[5 + number :]):
+            # In one memory in order: else each task's would be copied when it becomes its parameter's.
+            ups.append(torch.bmm(low * own, above).transpose(1, 2).contiguous())
+    if d_x is not None and many:
+        d_x = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+    d_weight = gradient.t() @ x if learns[1] else None
+    d_bias = gradient.sum(0) if learns[2] else None
+    return d_x, d_weight, d_bias, None, None, *_of_tasks(downs, route), *_of_tasks(ups, route)
 
 
 def _groups(
     route: Route,
+    blocks: Sequence[slice] | None,
     x: torch.Tensor,
     down: Sequence[torch.Tensor],
     up: Sequence[torch.Tensor],
@@ -106,12 +135,12 @@ def _groups(
     together: bool = True,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Scale, slice]]:
     """A, B and scale of groups of rows that are one product, and which part of `x` they are."""
-    if route.blocks is None or torch.compiler.is_compiling():  # each division into blocks would be compiled anew
+    if blocks is None:
         a, b = weights_for(route, down, together), weights_for(route, up, together)
         yield a, b, _of_groups(scale, route), slice(None)
         return
-    each = len(x) // route.blocks[-1].stop  # a row is several where tokens are in one row
-    for k, rows in enumerate(route.blocks):
+    each = len(x) // blocks[-1].stop  # a row is several where tokens are in one row
+    for k, rows in enumerate(blocks):
         own = scale[k : k + 1] if isinstance(scale, torch.Tensor) else scale
         yield down[k].unsqueeze(0), up[k].unsqueeze(0), own, slice(rows.start * each, rows.stop * each)
 

@@ -89,7 +89,7 @@ def _blocks(index: torch.Tensor, number: int) -> list[slice] | None:
     """
     if index.device.type != "cpu" or torch.compiler.is_compiling() or bool((index[1:] < index[:-1]).any()):
         return None
-    ends = torch.searchsorted(index, torch.arange(number), right=True).tolist()
+    ends = torch.searchsorted(index.contiguous(), torch.arange(number), right=True).tolist()
     return [slice(start, stop) for start, stop in zip([0, *ends[:-1]], ends, strict=True)]
 
 
