@@ -95,9 +95,11 @@ def test_many_gradients_can_be_taken_at_once(index: list[int]) -> None:
     ups = torch.randn(3, 8, 5, 20)
     with use_route(route_of(index)):
         y = module(x)
+    expected = torch.stack([torch.autograd.grad(y, x, up, retain_graph=True)[0] for up in ups])
     together = torch.autograd.grad(y, x, ups, is_grads_batched=True, retain_graph=True)[0]
-    for up, gradient in zip(ups, together, strict=True):
-        torch.testing.assert_close(torch.autograd.grad(y, x, up, retain_graph=True)[0], gradient)
+    torch.testing.assert_close(together, expected)
+    mapped: Any = torch.vmap(lambda up: torch.autograd.grad(y, x, up, retain_graph=True)[0])
+    torch.testing.assert_close(mapped(ups), expected)
 
 
 @pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
@@ -118,13 +120,12 @@ def test_gradients_have_gradients(index: list[int]) -> None:
 @pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
 def test_many_second_gradients_can_be_taken_where_the_output_has_none(index: list[int]) -> None:
     module, x = layer().double(), torch.randn(8, 2, 12, dtype=torch.double, requires_grad=True)
-    ups, seconds = torch.randn(3, 3, 12, dtype=torch.double), []
-    down = module.lora_A[NAMES[index[0]]].weight
+    ups, seconds = torch.randn(3, 20, 3, dtype=torch.double), []
+    own = [kind[NAMES[index[0]]].weight for kind in (module.lora_A, module.lora_B)]
     for answer in (lambda: by_row(module, x, index), lambda: module(x)):
         with use_route(route_of(index)):
-            first = torch.autograd.grad(answer().sum(), down, create_graph=True)[0]
-        up = module.lora_B[NAMES[index[0]]].weight
-        seconds.append(torch.autograd.grad(first, [x, up], ups, is_grads_batched=True))
+            first = torch.autograd.grad(answer().sum(), own[1], create_graph=True)[0]
+        seconds.append(torch.autograd.grad(first, [x, own[0]], ups, is_grads_batched=True))
     for expected, found in zip(*seconds, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
@@ -174,19 +175,45 @@ def test_backward_hooks_of_base_layers_are_called(index: list[int]) -> None:
     assert seen
 
 
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_base_weights_that_know_linear_alone_are_answered_for(index: list[int]) -> None:
+    """As quantised ones may."""
+
+    class Opaque(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function in (torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul):
+                raise NotImplementedError(function)
+            return super().__torch_function__(function, types, args, kwargs)
+
+    module, x = layer(), torch.randn(8, 5, 12, requires_grad=True)
+    expected = torch.autograd.grad(by_row(module, x, index).sum(), x)[0]
+    weight = module.base_layer.weight.detach()
+    module.base_layer.weight = nn.Parameter(weight.as_subclass(Opaque), requires_grad=False)
+    with use_route(route_of(index)):
+        found = torch.autograd.grad(module(x).sum(), x)[0]
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_an_index_may_be_a_column() -> None:
     index = torch.tensor([[task, 0] for task in INDICES["sorted, more of some"]])[:, 0]
     assert [rows.stop for rows in Route(NAMES, index).blocks or ()] == [1, 4, 5, 8]
 
 
-def test_frozen_adapters_get_no_gradient() -> None:
-    module, x = layer(), torch.randn(8, 5, 12, requires_grad=True)
-    for name in NAMES:
-        module.lora_A[name].requires_grad_(False)
-    with use_route(route_of(INDICES["sorted, more of some"])):
+@pytest.mark.parametrize("frozen", [NAMES, NAMES[:1], NAMES[1:]], ids=["all", "the first", "all but the first"])
+@pytest.mark.parametrize("kind", ["lora_A", "lora_B"])
+def test_frozen_adapters_get_no_gradient_and_the_others_theirs(kind: str, frozen: list[str]) -> None:
+    module, index = layer(), INDICES["sorted, more of some"]
+    for name in frozen:
+        getattr(module, kind)[name].requires_grad_(False)
+    learning = [p for name in NAMES for p in adapter_parameters(module, name) if p.requires_grad]
+    x = torch.randn(8, 5, 12, requires_grad=True)
+    expected = torch.autograd.grad(by_row(module, x, index).sum(), learning)
+    with use_route(route_of(index)):
         module(x).sum().backward()
-    assert all(module.lora_A[name].weight.grad is None for name in NAMES)
-    assert all(module.lora_B[name].weight.grad is not None for name in NAMES)
+    for parameter, gradient in zip(learning, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-5)
+    assert all(getattr(module, kind)[name].weight.grad is None for name in frozen)
 
 
 def test_one_task_is_peft() -> None:

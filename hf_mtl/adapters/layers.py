@@ -204,6 +204,7 @@ class RoutedLinear(Linear, RoutedLayer):
         dropout = self.lora_dropout[held]
         return (
             type(base) is nn.Linear
+            and type(base.weight) in (nn.Parameter, torch.Tensor)  # quantised ones may know no other products
             and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
             and not (base._backward_hooks or base._backward_pre_hooks)
             and x.dtype == base.weight.dtype == self._dtype(held)

@@ -102,8 +102,8 @@ def _gradients(
     if groups is None or torch.is_grad_enabled():  # what was stacked in the forward has no graph
         groups = _groups(route, route.blocks, x, down, up, ctx.scale, together=False)
     d_x = gradient @ weight if learns[0] else None
-    # A batch of gradients (`is_grads_batched`) may not be added to a single one, and in place only one by one.
-    many = any(torch.func.debug_unwrap(one) is not one for one in (gradient, *of_states) if one is not None)
+    # A batch of gradients (`is_grads_batched`, vmap) may not be added to a single one, and in place only one by one.
+    many = any(of_low is not None for of_low in of_states) or torch.func.debug_unwrap(gradient) is not gradient
     parts, downs, ups = [], [], []
     for low, of_low, (a, b, own, rows) in zip(states, of_states, groups, strict=True):
         above = gradient[rows].reshape(len(b), -1, gradient.shape[-1])
