@@ -20,6 +20,7 @@ import random
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -37,6 +38,7 @@ import torch.distributed as dist
 from peft import LoraConfig
 from safetensors.torch import load_file
 from tiny import RECIPE_DATA, read_jsonl
+from tqdm import tqdm
 from transformers import TrainerCallback
 
 from hf_mtl import (
@@ -116,6 +118,7 @@ def start(plan: dict[str, Any], out: Path, act: Callable[[], None]) -> list[int]
             log = os.open(out.parent / f"{out.name}-{rank}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            tqdm.set_lock(threading.RLock())  # its own is all processes', and who is killed would hold it for ever
             if plan["processes"] > 1:
                 os.environ |= {
                     "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(plan["processes"]),
@@ -260,6 +263,7 @@ def kill_saves(folder: Path, number: int) -> list[bool]:
 
 def main() -> None:
     folder = Path(sys.argv[1])
+    tqdm.set_lock(threading.RLock())  # also that of its subclasses, as none has been used
     datasets.disable_progress_bars()
     found = {}
     plans = json.loads((folder / "plans.json").read_text())
