@@ -1,7 +1,6 @@
 """A number for a text, or for a pair of texts; and how alike the texts of a pair are."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -12,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from typing_extensions import Self
 
-from .base import Features, Row, RowError, shown
+from .base import Features, Row, RowError
+from .finite_numbers import is_written_number, number_fault
 from .labels import declared_names
 from .plain import PlainHead
 from .pooled import PooledTask
@@ -20,8 +20,6 @@ from .registry import register_task
 from .soft_outputs import Numbers, SoftReader
 
 __all__ = ["Regression", "SentenceSimilarity"]
-
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 @register_task("regression")
@@ -72,9 +70,9 @@ class Regression(PooledTask):
                 "numbers. Take text-classification, or cast the column to numbers."
             )
         numbers = list(dataset[self.label])
-        faults = {i: fault for i, value in enumerate(numbers) if (fault := self._fault(value))}
+        faults = {i: fault for i, value in enumerate(numbers) if (fault := number_fault(self.name, self.label, value))}
         if faults:  # one empty cell makes a table's whole column text: that cell is the fault, and not the first row
-            i = next((i for i in faults if not _is_written_number(numbers[i])), min(faults))
+            i = next((i for i in faults if not is_written_number(numbers[i])), min(faults))
             raise ValueError(f"{faults[i]} This is row {i}.")
         low = float(min(numbers)) if self.low is None else self.low
         high = float(max(numbers)) if self.high is None else self.high
@@ -95,16 +93,9 @@ class Regression(PooledTask):
         return self.low, self.high
 
     def encode_label(self, value: Any, index: int) -> float:
-        if fault := self._fault(value):
+        if fault := number_fault(self.name, self.label, value):
             raise RowError(fault, index)
         return float(value)
-
-    def _fault(self, value: Any) -> str | None:
-        """What is wrong with what the label column holds; None where nothing is."""
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return None
-        way = "Write it without quotation marks." if _is_written_number(value) else "Leave out rows that have none."
-        return f"Task {self.name!r}: column {self.label!r} must hold a finite number, got {shown(value)}. {way}"
 
     def stack_labels(self, labels: Sequence[Any], length: int) -> torch.Tensor:
         """`[batch, 1]`, `low` as 0 and `high` as 1."""
@@ -171,8 +162,3 @@ class SentenceSimilarity(Regression):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("text_pair", self.text_pair, bool(self.text_pair), "a column: only two texts can be alike")
-
-
-def _is_written_number(value: Any) -> bool:
-    """Whether this is the text of a number, such as "3.5"."""
-    return isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..backbone import is_causal, width_of
-from .base import Features, Row, RowError, Task, TaskOutput, shown
+from .base import Features, Row, RowError, Task, TaskOutput
+from .finite_numbers import number_fault
 from .pooling import POOLINGS, pool, resolve_pooling
 from .registry import register_task
 from .texts import tokenize_texts
@@ -95,24 +96,17 @@ class SentenceEmbedding(Task):
             features.append({key: encoded[key][own] for key in ("input_ids", "token_type_ids") if key in encoded})
             features[-1]["row"] = i
             if labelled:  # equal texts have equal numbers
-                features[-1]["labels"] = [_number_of(row[column]) for column in columns[1:]]
+                features[-1]["labels"] = [_number(row[column]) for column in columns[1:]]
         return features
 
     def references(self, rows: Sequence[Row]) -> list[Any]:
         """The positives, or `{"positive", "similarity"}` where the rows say how alike the texts are."""
         if self.similarity is None or self.similarity not in rows[0]:
             return [row[self.positive] for row in rows]
-        return [
-            {"positive": row[self.positive], "similarity": self._number(row[self.similarity], i)}
-            for i, row in enumerate(rows)
-        ]
-
-    def _number(self, value: Any, index: int) -> float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-        raise RowError(
-            f"Task {self.name!r}: column {self.similarity!r} must hold a finite number, got {shown(value)}.", index
-        )
+        for i, row in enumerate(rows):
+            if fault := number_fault(self.name, self.similarity, row[self.similarity]):
+                raise RowError(fault, i)
+        return [{"positive": row[self.positive], "similarity": float(row[self.similarity])} for row in rows]
 
     def build_head(self, backbone: Any) -> nn.Module:
         width = width_of(backbone)
@@ -151,7 +145,7 @@ class SentenceEmbedding(Task):
         return [{"embedding": [1.0], "positive": [1.0]}] * len(rows)
 
 
-def _number_of(text: str) -> int:
+def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=7).digest(), "little")
 
 
