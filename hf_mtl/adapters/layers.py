@@ -12,15 +12,12 @@ from .composing import ALL, Composition
 from .low_rank import LinearWithLowRank, add_low_rank
 from .routed import RoutedLayer, redraw_lora
 from .routing import Route, current_route
-from .stacking import lie_apart, lie_together, places_of
+from .stacking import MOST_KNOWN, Known, known_places, lie_apart, lie_together
 
 __all__ = ["MORE", "RoutedLinear"]
 
 # Parameters that compositions have beside peft's: how a task mixes, what it puts between, and more shared weights.
 MORE = ("lora_gate", "lora_core", "lora_up")
-
-# Of how many sets of tasks a layer remembers whether they can be stacked.
-_MOST_KNOWN = 1024
 
 
 class RoutedLinear(Linear, RoutedLayer):
@@ -67,13 +64,9 @@ class RoutedLinear(Linear, RoutedLayer):
         x = self.lora_dropout[held](x)
         down, up = (weights[0] for weights in self.weights((name,)))
         scale = self.scaling[held]
-        out_of_place = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or self.lora_bias[held]
-        if out_of_place or result.dtype != x.dtype or not result.is_contiguous():
-            bias = cast(nn.Linear, self.lora_B[held]).bias if self.lora_bias[held] else None
-            return result + F.linear(F.linear(x, down), up, bias) * scale
-        low = down @ x.reshape(-1, x.shape[-1]).t()
-        result.view(-1, result.shape[-1]).addmm_(low.t(), up.t(), alpha=scale)
-        return result
+        if self.lora_bias[held]:
+            return result + F.linear(F.linear(x, down), up, cast(nn.Linear, self.lora_B[held]).bias) * scale
+        return add_low_rank(result, x, Route((name,)), [down], [up], scale)
 
     def has(self, name: str) -> bool:
         """Whether rows of this task go through an adapter here."""
@@ -144,7 +137,7 @@ class RoutedLinear(Linear, RoutedLayer):
         """Whether the adapters can be stacked: all here, of one shape and dropout, plain LoRA without a bias."""
         found: dict[tuple[str, ...], bool] = self._caches.setdefault("alike", {})
         if names not in found:
-            if len(found) == _MOST_KNOWN:  # of many tasks each batch may have others
+            if len(found) == MOST_KNOWN:  # of many tasks each batch may have others
                 found.clear()
             found[names] = self._compare(names)
         return found[names]
@@ -193,7 +186,8 @@ class RoutedLinear(Linear, RoutedLayer):
 
     def _scale(self, route: Route, x: torch.Tensor) -> float | torch.Tensor:
         """One number for all tasks, else one for each of them: `[tasks, 1, 1]`."""
-        values = [self.scaling[self._held(name)] for name in route.names]
+        names = route.names if self.composition is None else self.composition.shared()[:1]
+        values = [self.scaling[name] for name in names]
         if len(set(values)) == 1:
             return float(values[0])
         return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, 1, 1)
@@ -223,15 +217,18 @@ class RoutedLinear(Linear, RoutedLayer):
 
     def _gathered(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         held = self._held(route.names[0])
-        x = self.lora_dropout[held](self._cast_input_dtype(x, self._dtype(held)))
+        x = self._cast_input_dtype(x, self._dtype(held))
+        if self.training:
+            x = self.lora_dropout[held](x)
         down, up = self.weights(route.names)
+        known: tuple[Known, Known] = self._caches.setdefault("places", ({}, {}))
         # Once after loading or changing tasks; never while training, where others may hold on to the memory: an
         # optimizer, or FSDP, which takes a layer's memory away after each forward.
         alone = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or self.training or _in_a_group())
-        if alone and self.composition is None and places_of(up) is None:
+        if alone and self.composition is None and known_places(route.names, up, known[1]) is None:
             self.lay_together()
             down, up = self.weights(route.names)
-        return add_low_rank(result, x, route, down, up, self._scale(route, x))
+        return add_low_rank(result, x, route, down, up, self._scale(route, x), known)
 
     def lay_together(self) -> None:
         """Puts the adapters of one rank side by side, so that those of a batch are found stacked."""

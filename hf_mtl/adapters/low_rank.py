@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .routing import Route
-from .stacking import weights_for
+from .stacking import Known, weights_for
 
 __all__ = ["LinearWithLowRank", "add_low_rank"]
 
@@ -28,19 +28,29 @@ def add_low_rank(
     down: Sequence[torch.Tensor],
     up: Sequence[torch.Tensor],
     scale: Scale,
+    known: tuple[Known, Known] | None = None,
 ) -> torch.Tensor:
-    """`result + s B(t) A(t) x`, for `x [batch, ..., in]`; without gradients in the memory of `result` where it can."""
+    """`result + s B(t) A(t) x`, for `x [batch, ..., in]`; without gradients in the memory of `result` where it can.
+
+    `known`: what the layer remembers of where its A and its B lie, see `weights_for`.
+    """
     # Autocast casts for products out of place alone.
     out_of_place = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
-    if out_of_place or not result.dtype == x.dtype == up[0].dtype or not result.is_contiguous():
-        a, b = weights_for(route, down), weights_for(route, up)
-        low, scale = _scaled(_states(a, x), _of_groups(scale, route))
-        base = result.reshape(len(a), -1, result.shape[-1]).to(low.dtype)
-        return torch.baddbmm(base, low.transpose(1, 2), b.transpose(1, 2), alpha=scale).reshape(result.shape)
-    blocks = None if torch.compiler.is_compiling() else route.blocks  # each division would be compiled anew
-    for a, b, own, rows in _groups(route, blocks, x, down, up, scale):
-        _add(result[rows], _states(a, x[rows]), b, own)
-    return result
+    out_of_place = out_of_place or not result.dtype == x.dtype == up[0].dtype or not result.is_contiguous()
+    # Each division into blocks would be compiled anew.
+    if not out_of_place and route.blocks is not None and not torch.compiler.is_compiling():
+        for a, b, own, rows in _groups(route, route.blocks, x, down, up, scale):
+            _add(result[rows], _states(a, x[rows]), b, own)
+        return result
+    of_down, of_up = (None, None) if known is None else known
+    a, b = weights_for(route, down, of_down), weights_for(route, up, of_up)
+    low, own = _states(a, x), _of_groups(scale, route)
+    if not out_of_place:
+        _add(result, low, b, own)
+        return result
+    low, own = _scaled(low, own)
+    base = result.reshape(len(a), -1, result.shape[-1]).to(low.dtype)
+    return torch.baddbmm(base, low.transpose(1, 2), b.transpose(1, 2), alpha=own).reshape(result.shape)
 
 
 class LinearWithLowRank(torch.autograd.Function):
@@ -67,8 +77,7 @@ class LinearWithLowRank(torch.autograd.Function):
         """`parameters`: A of each of the route's tasks, then B of each."""
         number = len(parameters) // 2
         result, states = F.linear(x, weight, bias), []
-        blocks, together = route.blocks, False
-        groups = [*_groups(route, blocks, x, parameters[:number], parameters[number:], scale, together)]
+        groups = [*_groups(route, route.blocks, x, parameters[:number], parameters[number:], scale)]
         for a, b, own, rows in groups:
             states.append(_states(a, x[rows]))
             _add(result[rows], states[-1], b, own)
@@ -100,7 +109,7 @@ def _gradients(
     down, up, states = rest[:number], rest[number : 2 * number], rest[2 * number :]
     groups: Any = ctx.groups
     if groups is None or torch.is_grad_enabled():  # what was stacked in the forward has no graph
-        groups = _groups(route, route.blocks, x, down, up, ctx.scale, together=False)
+        groups = _groups(route, route.blocks, x, down, up, ctx.scale)
     d_x = gradient @ weight if learns[0] else None
     # A batch of gradients (`is_grads_batched`, vmap) may not be added to a single one, and in place only one by one.
     many = any(of_low is not None for of_low in of_states) or torch.func.debug_unwrap(gradient) is not gradient
@@ -132,11 +141,10 @@ def _groups(
     down: Sequence[torch.Tensor],
     up: Sequence[torch.Tensor],
     scale: Scale,
-    together: bool = True,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Scale, slice]]:
     """A, B and scale of groups of rows that are one product, and which part of `x` they are."""
     if blocks is None:
-        a, b = weights_for(route, down, together), weights_for(route, up, together)
+        a, b = weights_for(route, down, together=False), weights_for(route, up, together=False)  # they learn
         yield a, b, _of_groups(scale, route), slice(None)
         return
     each = len(x) // blocks[-1].stop  # a row is several where tokens are in one row
