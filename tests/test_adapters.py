@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear
 from torch import nn
 
 from hf_mtl import MultiTaskModel, TextClassification
-from hf_mtl.adapters import Route, RoutedLinear, adapter_parameters, inject_adapters, use_route
+from hf_mtl.adapters import Route, RoutedLinear, adapter_parameters, folding, inject_adapters, use_route
 from hf_mtl.adapters.stacking import places_of
 
 NAMES = ["a", "b", "c", "d"]
@@ -193,6 +193,26 @@ def test_base_weights_that_know_linear_alone_are_answered_for(index: list[int]) 
     with use_route(route_of(index)):
         found = torch.autograd.grad(module(x).sum(), x)[0]
     torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sharing", ["private", "shared+private", "mtl-lora"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_many_tokens_of_one_task_are_answered_as_few(sharing: str, dtype: torch.dtype, tiny_backbone: Any) -> None:
+    model, inputs = model_of(tiny_backbone(), sharing=sharing).to(dtype), texts(256)
+    few = {key: value[:2] for key, value in inputs.items()}
+    with torch.no_grad():
+        many, alone = (model(**given, tasks=["b"]).logits["b"] for given in (inputs, few))
+    assert inputs["input_ids"].numel() > folding.FROM_TOKENS > few["input_ids"].numel()
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(many[:2], alone, atol=tolerance, rtol=tolerance)
+
+
+def test_many_tokens_of_one_task_take_the_adapter_in_the_weight() -> None:
+    module, x = layer(), torch.randn(64, 20, 12)
+    weight = module.base_layer.weight + module.scaling["a"] * module.lora_B["a"].weight @ module.lora_A["a"].weight
+    expected = nn.functional.linear(x, weight, module.base_layer.bias)
+    with torch.no_grad(), use_route(Route(["a"])):
+        torch.testing.assert_close(module(x), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_an_index_may_be_a_column() -> None:

@@ -9,6 +9,7 @@ from peft.tuners.lora import Linear
 from torch import nn
 
 from .composing import ALL, Composition
+from .folding import folds, linear_with_folded
 from .low_rank import LinearWithLowRank, add_low_rank
 from .routed import RoutedLayer, redraw_lora
 from .routing import Route, current_route
@@ -44,8 +45,10 @@ class RoutedLinear(Linear, RoutedLayer):
         alike = self._alike(route.names)
         if alike:
             route.check(x)
-            if torch.is_grad_enabled() and not args and not kwargs and self._fits_one_product(route, x):
-                return self._learning(route, x)
+            learns = torch.is_grad_enabled()
+            at_once = learns or (route.index is None and folds(x))
+            if at_once and not args and not kwargs and self._fits_one_product(route, x):
+                return self._learning(route, x) if learns else self._folded(route, x)
         result = self.base_layer(x, *args, **kwargs)
         if alike and route.index is not None:
             return self._gathered(route, x, result).to(result.dtype)
@@ -214,6 +217,11 @@ class RoutedLinear(Linear, RoutedLayer):
         tokens = x.reshape(-1, x.shape[-1])
         result = LinearWithLowRank.apply(tokens, base.weight, base.bias, route, scale, *down, *up)[0]
         return cast(torch.Tensor, result.view(*x.shape[:-1], result.shape[-1]))
+
+    def _folded(self, route: Route, x: torch.Tensor) -> torch.Tensor:
+        base = cast(nn.Linear, self.base_layer)
+        down, up = (weights[0] for weights in self.weights(route.names))
+        return linear_with_folded(x, base.weight, base.bias, down, up, self.scaling[self._held(route.names[0])])
 
     def _gathered(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         held = self._held(route.names[0])
