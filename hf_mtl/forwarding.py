@@ -4,13 +4,13 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from .adapters import computed_once, reads_alike, route_of, trunk_layers, use_route
+from .adapters import common_input, computed_once, layer_above, reads_alike, route_of, trunk_layers, use_route
 from .backbone import rows_come_first
 from .cached_batches import output_in_parts
 from .frozen_outputs import FrozenOutputs
@@ -222,10 +222,15 @@ class ForwardMixin(WritingMixin):
 
     def _trunk(self) -> list[nn.Module]:
         """The layers that give all tasks the same: those below the first adapter."""
-        if torch.compiler.is_compiling():
-            return []
+        return [] if torch.compiler.is_compiling() else trunk_layers(*self._layers())
+
+    def _layer_above(self) -> nn.Module | None:
+        """The first layer with an adapter, where what is below gives all tasks the same."""
+        return None if torch.compiler.is_compiling() or self.training else layer_above(*self._layers())
+
+    def _layers(self) -> tuple[nn.Module, int]:
         count: int = self.config.text_config.num_hidden_layers  # type: ignore[union-attr]
-        return trunk_layers(text_part(self.backbone, self.config.language_model), count)
+        return cast(nn.Module, text_part(self.backbone, self.config.language_model)), count
 
     def _states(
         self, asked: Mapping[str, torch.Tensor | None], mask: torch.Tensor, inputs: Mapping[str, Any]
@@ -235,7 +240,8 @@ class ForwardMixin(WritingMixin):
         chosen = [rows for rows in asked.values() if rows is not None]
         if not chosen:  # every row is each task's
             if not names or not reads_alike(self.config):
-                with computed_once(self._trunk() if len(names) > 1 else []):
+                trunk, above = (self._trunk(), self._layer_above()) if len(names) > 1 else ([], None)
+                with computed_once(trunk), common_input(above):
                     return {name: (self.encode([name], mask, **inputs), mask) for name in names}
             return dict.fromkeys(names, (self.encode(names, mask, **inputs), mask))
         if not reads_alike(self.config) and not rows_come_first(self.config.text_config):

@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear
 from torch import nn
 
 from hf_mtl import MultiTaskModel, TextClassification
-from hf_mtl.adapters import Route, RoutedLinear, adapter_parameters, folding, inject_adapters, use_route
+from hf_mtl.adapters import Route, RoutedLinear, adapter_parameters, common_input, folding, inject_adapters, use_route
 from hf_mtl.adapters.stacking import places_of
 
 NAMES = ["a", "b", "c", "d"]
@@ -383,6 +383,33 @@ def test_the_trunk_is_computed_once_and_gives_the_same(kind: str, tiny_backbone:
     again = MultiTaskModel.from_pretrained(tmp_path)
     assert len(again._trunk()) == 1
     torch.testing.assert_close(again(**inputs).logits, together.logits)
+
+
+@pytest.mark.parametrize("first_layer", [0, 1])
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "llama", "t5", "mpnet", "deberta-v2", "gpt2"])
+def test_what_all_tasks_begin_with_is_multiplied_once(kind: str, first_layer: int, tiny_backbone: Any) -> None:
+    model, inputs, read = model_of(tiny_backbone(kind), first_layer=first_layer).eval(), texts(), []
+    layers = [m for m in model.backbone.modules() if isinstance(m, RoutedLinear)]
+    for layer in layers:
+        layer.base_layer.forward = counting(layer.base_layer.forward, read)
+    with torch.no_grad():
+        alone = {name: model(**inputs, tasks=[name]).logits[name] for name in NAMES}
+        read.clear()
+        together = model(**inputs).logits
+    torch.testing.assert_close(together, alone)
+    of_queries_keys_values = {"bert": 3, "mpnet": 3, "deberta-v2": 3, "modernbert": 1 - first_layer}  # others normalize
+    saved = of_queries_keys_values.get(kind, 0) * (len(NAMES) - 1)
+    assert len(read) == len(NAMES) * len(layers) - saved
+
+
+def test_another_input_than_the_first_is_answered_for() -> None:
+    """As layers have that run several times in a forward."""
+    module, inputs = layer(["a", "b"]).eval(), [torch.randn(8, 5, 12), torch.randn(8, 5, 12), torch.randn(3, 5, 12)]
+    with torch.no_grad(), common_input(module):
+        for name in ("a", "b"):
+            with use_route(Route([name])):
+                for x in inputs:
+                    torch.testing.assert_close(module(x.clone()), by_row(module, x, [NAMES.index(name)] * len(x)))
 
 
 def counting(forward: Any, read: list[int]) -> Any:

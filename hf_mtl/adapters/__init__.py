@@ -1,6 +1,7 @@
 """Per-task adapters whose rows may stand in one batch. The only package that imports peft."""
 
 from .bare import bare_parameters, fingerprint
+from .base_products import common_input
 from .combining import COMBINATIONS, combine_adapters
 from .counts import parameter_counts, parameter_table
 from .embedding import RoutedEmbedding
@@ -42,7 +43,7 @@ from .sharing import (
     require_private,
     route_of,
 )
-from .trunk import computed_once, stack_of, trunk_layers
+from .trunk import computed_once, layer_above, stack_of, trunk_layers
 
 __all__ = [
     "ADAPTERS",
@@ -67,6 +68,7 @@ __all__ = [
     "check_adapters",
     "check_one_kind",
     "combine_adapters",
+    "common_input",
     "composition_of",
     "computed_once",
     "current_route",
@@ -76,6 +78,7 @@ __all__ = [
     "from_layer",
     "inject_adapters",
     "known_sharing",
+    "layer_above",
     "learning_names",
     "merge_adapter",
     "of_adapter",

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from peft.tuners.lora import Linear
 from torch import nn
 
+from .base_products import base_product, has_common
 from .composing import ALL, Composition
 from .folding import folds, linear_with_folded
 from .low_rank import LinearWithLowRank, add_low_rank
@@ -46,10 +47,10 @@ class RoutedLinear(Linear, RoutedLayer):
         if alike:
             route.check(x)
             learns = torch.is_grad_enabled()
-            at_once = learns or (route.index is None and folds(x))
+            at_once = learns or (route.index is None and folds(x) and not has_common(x))
             if at_once and not args and not kwargs and self._fits_one_product(route, x):
                 return self._learning(route, x) if learns else self._folded(route, x)
-        result = self.base_layer(x, *args, **kwargs)
+        result = self.base_layer(x, *args, **kwargs) if args or kwargs else base_product(self.base_layer, x)
         if alike and route.index is not None:
             return self._gathered(route, x, result).to(result.dtype)
         if route.index is None:

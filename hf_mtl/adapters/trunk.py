@@ -11,7 +11,7 @@ from torch import nn
 
 from .routed import RoutedLayer
 
-__all__ = ["computed_once", "stack_of", "trunk_layers"]
+__all__ = ["computed_once", "layer_above", "stack_of", "trunk_layers"]
 
 _KEPT: ContextVar[dict[int, Any] | None] = ContextVar("hf_mtl_trunk", default=None)
 _PATCHING = RLock()
@@ -22,13 +22,25 @@ def trunk_layers(part: nn.Module, count: int) -> list[nn.Module]:
 
     What stands outside the layers runs for every task: an adapter in there, before them, would make the layers differ.
     """
+    layers = _layers_of_adapters(part, count)
+    return list(takewhile(lambda layer: not any(isinstance(m, RoutedLayer) for m in layer.modules()), layers))
+
+
+def layer_above(part: nn.Module, count: int) -> nn.Module | None:
+    """The layer that begins where the trunk ends, and has the same input for all tasks; None as for `trunk_layers`."""
+    layers, below = _layers_of_adapters(part, count), len(trunk_layers(part, count))
+    return layers[below] if below < len(layers) else None
+
+
+def _layers_of_adapters(part: nn.Module, count: int) -> Sequence[nn.Module]:
+    """The layers, where all adapters are in them."""
     found = stack_of(part, count)
     if found is None:
         return []
     inside = {id(m) for m in found[1].modules()}
     if any(isinstance(m, RoutedLayer) and id(m) not in inside for m in part.modules()):
         return []
-    return list(takewhile(lambda layer: not any(isinstance(m, RoutedLayer) for m in layer.modules()), found[1]))
+    return list(found[1])
 
 
 def stack_of(part: nn.Module, count: int) -> tuple[str, nn.ModuleList] | None:
