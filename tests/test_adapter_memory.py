@@ -15,7 +15,8 @@ from test_adapters import INDICES, NAMES, by_row, layer, model_of, route_of, tex
 
 from hf_mtl import MultiTaskModel
 from hf_mtl.adapters import RoutedLinear, adapter_parameters, use_route
-from hf_mtl.adapters.stacking import MOST_KNOWN, lie_together, places_of
+from hf_mtl.adapters.layers import _MOST_KNOWN
+from hf_mtl.adapters.stacking import lie_together, places_of
 
 INDEX = INDICES["in any order"]
 
@@ -127,8 +128,8 @@ def test_a_name_that_goes_to_another_adapter_takes_nothing_of_the_old_one_along(
 
 
 def test_layers_do_not_remember_every_set_of_tasks() -> None:
-    names = [f"t{i}" for i in range(MOST_KNOWN + 10)]
+    names = [f"t{i}" for i in range(_MOST_KNOWN + 10)]
     module = layer(["a", "b"])
     for name in names:
         assert not module._alike(("a", name))
-    assert len(module._caches["alike"]) <= MOST_KNOWN
+    assert len(module._caches["alike"]) <= _MOST_KNOWN

@@ -14,8 +14,8 @@ from torch import nn
 
 __all__ = ["base_product", "common_input", "has_common"]
 
-# "input" -> what the layer was given first; base layer -> its product with that.
-_KEPT: ContextVar[dict[Any, torch.Tensor] | None] = ContextVar("hf_mtl_common_input", default=None)
+# "input" -> what the layer was given first, and `_state` of it then; base layer -> its product with that.
+_KEPT: ContextVar[dict[Any, Any] | None] = ContextVar("hf_mtl_common_input", default=None)
 
 
 @contextmanager
@@ -36,26 +36,43 @@ def common_input(layer: nn.Module | None) -> Iterator[None]:
 
 
 def _given_first(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    kept = _KEPT.get()
-    if kept is None or not args or not isinstance(args[0], torch.Tensor):
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return args
-    first = kept.setdefault("input", args[0])
-    # An accelerator would have to wait for the values.
-    same = first is args[0] or (first.device.type == "cpu" and torch.equal(first, args[0]))
+    kept, x = _KEPT.get(), args[0] if args else None
+    if kept is None or not isinstance(x, torch.Tensor) or torch.func.debug_unwrap(x) is not x:
+        return args
+    if x.device.type != "cpu" and (x.is_inference() or "input" in kept):
+        return args  # an accelerator would have to wait for the values
+    if "input" not in kept:
+        kept["input"] = x, _state(x)
+    first = kept["input"][0]
+    same = first.dtype == x.dtype and _unchanged(*kept["input"]) and torch.equal(first, x)
     return (first, *args[1:]) if same else args
 
 
+def _state(x: torch.Tensor) -> int | torch.Tensor:
+    """What tells whether a tensor has been written to since: its version, or its values where it has none."""
+    return x.clone() if x.is_inference() else x._version
+
+
+def _unchanged(x: torch.Tensor, state: int | torch.Tensor) -> bool:
+    return torch.equal(x, state) if isinstance(state, torch.Tensor) else x._version == state
+
+
 def has_common(x: torch.Tensor) -> bool:
-    """Whether this is the input that all tasks have in common."""
-    kept = _KEPT.get()
-    return kept is not None and kept.get("input") is x
+    """Whether this is the input that all tasks have in common, as it was given."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    first, state = (_KEPT.get() or {}).get("input", (None, 0))
+    return first is x and _unchanged(x, state)
 
 
 def base_product(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """`layer(x)`, in memory that may be written to."""
+    if not has_common(x) or layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+        return layer(x)  # what hangs on a layer is called for each task
     kept = _KEPT.get()
-    if kept is None or not has_common(x):
-        return layer(x)
+    assert kept is not None
     if layer not in kept:
         kept[layer] = layer(x)
     return kept[layer].clone()

@@ -14,9 +14,12 @@ from .folding import folds, linear_with_folded
 from .low_rank import LinearWithLowRank, add_low_rank
 from .routed import RoutedLayer, redraw_lora
 from .routing import Route, current_route
-from .stacking import MOST_KNOWN, Known, known_places, lie_apart, lie_together
+from .stacking import lie_apart, lie_together, places_of
 
 __all__ = ["MORE", "RoutedLinear"]
+
+# Of how many sets of tasks a layer remembers whether they can be stacked.
+_MOST_KNOWN = 1024
 
 # Parameters that compositions have beside peft's: how a task mixes, what it puts between, and more shared weights.
 MORE = ("lora_gate", "lora_core", "lora_up")
@@ -47,7 +50,7 @@ class RoutedLinear(Linear, RoutedLayer):
         if alike:
             route.check(x)
             learns = torch.is_grad_enabled()
-            at_once = learns or (route.index is None and folds(x) and not has_common(x))
+            at_once = learns or (route.index is None and folds(x, self.base_layer) and not has_common(x))
             if at_once and not args and not kwargs and self._fits_one_product(route, x):
                 return self._learning(route, x) if learns else self._folded(route, x)
         result = self.base_layer(x, *args, **kwargs) if args or kwargs else base_product(self.base_layer, x)
@@ -141,7 +144,7 @@ class RoutedLinear(Linear, RoutedLayer):
         """Whether the adapters can be stacked: all here, of one shape and dropout, plain LoRA without a bias."""
         found: dict[tuple[str, ...], bool] = self._caches.setdefault("alike", {})
         if names not in found:
-            if len(found) == MOST_KNOWN:  # of many tasks each batch may have others
+            if len(found) == _MOST_KNOWN:  # of many tasks each batch may have others
                 found.clear()
             found[names] = self._compare(names)
         return found[names]
@@ -206,7 +209,7 @@ class RoutedLinear(Linear, RoutedLayer):
             and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
             and not (base._backward_hooks or base._backward_pre_hooks)
             and x.dtype == base.weight.dtype == self._dtype(held)
-            and not (isinstance(dropout, nn.Dropout) and dropout.p and self.training)
+            and not (isinstance(dropout, nn.Dropout) and dropout.p and dropout.training)
             and not torch.is_autocast_enabled(x.device.type)
             and not torch.compiler.is_compiling()
         )
@@ -226,18 +229,15 @@ class RoutedLinear(Linear, RoutedLayer):
 
     def _gathered(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         held = self._held(route.names[0])
-        x = self._cast_input_dtype(x, self._dtype(held))
-        if self.training:
-            x = self.lora_dropout[held](x)
+        x = self.lora_dropout[held](self._cast_input_dtype(x, self._dtype(held)))
         down, up = self.weights(route.names)
-        known: tuple[Known, Known] = self._caches.setdefault("places", ({}, {}))
         # Once after loading or changing tasks; never while training, where others may hold on to the memory: an
         # optimizer, or FSDP, which takes a layer's memory away after each forward.
         alone = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or self.training or _in_a_group())
-        if alone and self.composition is None and known_places(route.names, up, known[1]) is None:
+        if alone and self.composition is None and places_of(up) is None:
             self.lay_together()
             down, up = self.weights(route.names)
-        return add_low_rank(result, x, route, down, up, self._scale(route, x), known)
+        return add_low_rank(result, x, route, down, up, self._scale(route, x))
 
     def lay_together(self) -> None:
         """Puts the adapters of one rank side by side, so that those of a batch are found stacked."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .routing import Route
-from .stacking import Known, weights_for
+from .stacking import weights_for
 
 __all__ = ["LinearWithLowRank", "add_low_rank"]
 
@@ -28,12 +28,13 @@ def add_low_rank(
     down: Sequence[torch.Tensor],
     up: Sequence[torch.Tensor],
     scale: Scale,
-    known: tuple[Known, Known] | None = None,
 ) -> torch.Tensor:
     """`result + s B(t) A(t) x`, for `x [batch, ..., in]`; without gradients in the memory of `result` where it can.
 
-    `known`: what the layer remembers of where its A and its B lie, see `weights_for`.
+    Raises:
+        RuntimeError: the adapters are not where `x` is.
     """
+    _check_place(up[0], x)
     # Autocast casts for products out of place alone.
     out_of_place = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
     out_of_place = out_of_place or not result.dtype == x.dtype == up[0].dtype or not result.is_contiguous()
@@ -42,8 +43,7 @@ def add_low_rank(
         for a, b, own, rows in _groups(route, route.blocks, x, down, up, scale):
             _add(result[rows], _states(a, x[rows]), b, own)
         return result
-    of_down, of_up = (None, None) if known is None else known
-    a, b = weights_for(route, down, of_down), weights_for(route, up, of_up)
+    a, b = weights_for(route, down), weights_for(route, up)
     low, own = _states(a, x), _of_groups(scale, route)
     if not out_of_place:
         _add(result, low, b, own)
@@ -76,6 +76,7 @@ class LinearWithLowRank(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         """`parameters`: A of each of the route's tasks, then B of each."""
         number = len(parameters) // 2
+        _check_place(parameters[-1], x)
         result, states = F.linear(x, weight, bias), []
         groups = [*_groups(route, route.blocks, x, parameters[:number], parameters[number:], scale)]
         for a, b, own, rows in groups:
@@ -98,6 +99,15 @@ class LinearWithLowRank(torch.autograd.Function):
             return _gradients(ctx, saved, gradient, of_states)
         with torch.autocast(gradient.device.type, enabled=False):  # as it was in the forward
             return _gradients(ctx, saved, gradient, of_states)
+
+
+def _check_place(weight: torch.Tensor, x: torch.Tensor) -> None:
+    """Batched products of a processor's memory with none (`meta`) would give what lay there, without an error."""
+    if weight.device != x.device:
+        raise RuntimeError(
+            f"The adapters are on {weight.device}, and what they are applied to is on {x.device}. Move the model to "
+            "one device; adapters cannot be offloaded."
+        )
 
 
 def _gradients(

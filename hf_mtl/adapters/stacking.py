@@ -7,16 +7,10 @@ from torch import nn
 
 from .routing import Route
 
-__all__ = ["MOST_KNOWN", "Known", "known_places", "lie_apart", "lie_together", "places_of", "weights_for"]
+__all__ = ["lie_apart", "lie_together", "places_of", "weights_for"]
 
 # Where torch's own memory begins: at multiples of so many bytes.
 _ALIGNED = 64
-
-# Of how many sets of tasks a layer remembers something: of many tasks each batch may have others.
-MOST_KNOWN = 1024
-
-# names -> the addresses of their parameters, and the places that these were found at.
-Known = dict[tuple[str, ...], tuple[list[int], list[int] | None]]
 
 
 def lie_together(parameters: Sequence[nn.Parameter]) -> None:
@@ -52,29 +46,12 @@ def places_of(parameters: Sequence[torch.Tensor]) -> list[int] | None:
     return [offset // size for offset in offsets]
 
 
-def known_places(names: tuple[str, ...], parameters: Sequence[torch.Tensor], known: Known) -> list[int] | None:
-    """`places_of`, worked out again only where a parameter, or the first one's memory, is elsewhere than it was."""
-    memory = parameters[0].untyped_storage()
-    addresses = [memory.data_ptr(), memory.nbytes(), *[p.data_ptr() for p in parameters]]
-    remembered = known.get(names)
-    if remembered is not None and remembered[0] == addresses:
-        return remembered[1]
-    if len(known) >= MOST_KNOWN:
-        known.clear()
-    places = places_of(parameters)
-    known[names] = addresses, places
-    return places
-
-
-def weights_for(
-    route: Route, parameters: Sequence[torch.Tensor], known: Known | None = None, together: bool = True
-) -> torch.Tensor:
+def weights_for(route: Route, parameters: Sequence[torch.Tensor], together: bool = True) -> torch.Tensor:
     """The weights of each group of rows, `[groups, ...]`: all rows of one task, tasks whose rows are even, or rows.
 
     Args:
         route: the tasks and whose each row is.
         parameters: of each of the route's tasks.
-        known: filled with where such parameters were found to lie; each kind of parameter of a layer has its own.
         together: whether they may lie side by side; False saves looking.
     """
     if route.index is None:
@@ -83,13 +60,13 @@ def weights_for(
         stacked = torch.stack(list(parameters))
         return stacked if route.even else stacked[route.index]
     # Held here: another thread may lay the parameters elsewhere meanwhile, and places are of one memory.
-    first = parameters[0].detach()
-    places = known_places(route.names, [first, *parameters[1:]], {} if known is None else known) if together else None
-    if places is None:
+    first = parameters[0].detach() if together else None
+    places = None if first is None else places_of([first, *parameters[1:]])
+    if first is None or places is None:
         stacked = torch.stack(list(parameters))
         return stacked if route.even else stacked.index_select(0, route.index_in(range(len(parameters))))
-    items = (first.numel(), *first.stride())
-    if route.even and places == list(range(places[0], places[0] + len(places))):
-        return first.as_strided((len(places), *first.shape), items)
     count = first.untyped_storage().nbytes() // (first.numel() * first.element_size())
-    return first.as_strided((count, *first.shape), items, 0).index_select(0, route.index_in(places))
+    whole = first.as_strided((count, *first.shape), (first.numel(), *first.stride()), 0)
+    if route.even and places == list(range(places[0], places[0] + len(places))):
+        return whole.narrow(0, places[0], len(places))
+    return whole.index_select(0, route.index_in(places))

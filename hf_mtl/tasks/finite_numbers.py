@@ -1,7 +1,7 @@
 """What is wrong with a value that should be a finite number."""
 
-import math
 import re
+import sys
 from typing import Any
 
 from .inputs import shown
@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 def number_fault(task: str, column: str, value: Any) -> str | None:
     """What is wrong with what a column of numbers holds, as a message; None where nothing is."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return None
     way = "Write it without quotation marks." if is_written_number(value) else "Leave out rows that have none."
     return f"Task {task!r}: column {column!r} must hold a finite number, got {shown(value)}. {way}"

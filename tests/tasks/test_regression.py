@@ -77,7 +77,7 @@ def test_a_range_without_width_is_refused():
         Regression(name="t", low=2).build_head(BertConfig(hidden_size=8))
 
 
-@pytest.mark.parametrize("value", ["3.5", None, True, float("nan"), float("inf"), [1.0]])
+@pytest.mark.parametrize("value", ["3.5", None, True, float("nan"), float("inf"), 10**400, [1.0]])
 def test_what_is_no_number_is_named(value):
     with pytest.raises(RowError, match="'t': column 'score' must hold a finite number, got") as error:
         Regression(name="t", low=0, high=1).encode(rows_of(1, value), TOKENIZER)
