@@ -71,8 +71,7 @@ def base_product(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """`layer(x)`, in memory that may be written to."""
     if not has_common(x) or layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
         return layer(x)  # what hangs on a layer is called for each task
-    kept = _KEPT.get()
-    assert kept is not None
+    kept = _KEPT.get() or {}
     if layer not in kept:
         kept[layer] = layer(x)
     return kept[layer].clone()

@@ -15,7 +15,7 @@ def rename_adapter(backbone: nn.Module, old: str, new: str) -> None:
     for layer in adapter_layers(backbone):
         # Settings of each adapter lie in dicts (r, scaling, ...), its parts in containers (lora_A, lora_dropout, ...).
         for value in [*vars(layer).values(), *layer.children()]:
-            if value is layer._modules or value is layer._caches:  # their keys are no names of adapters
+            if value is layer._modules or value is vars(layer).get("_caches"):  # their keys are no names of adapters
                 continue
             if isinstance(value, dict | nn.ModuleDict | nn.ParameterDict):
                 rename_key(value, old, new)
