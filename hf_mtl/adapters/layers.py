@@ -18,11 +18,11 @@ from .stacking import lie_apart, lie_together, places_of
 
 __all__ = ["MORE", "RoutedLinear"]
 
-# Of how many sets of tasks a layer remembers whether they can be stacked.
-_MOST_KNOWN = 1024
-
 # Parameters that compositions have beside peft's: how a task mixes, what it puts between, and more shared weights.
 MORE = ("lora_gate", "lora_core", "lora_up")
+
+# Of how many sets of tasks a layer remembers whether they can be stacked.
+_MOST_KNOWN = 1024
 
 
 class RoutedLinear(Linear, RoutedLayer):

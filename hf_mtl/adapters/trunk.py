@@ -22,14 +22,16 @@ def trunk_layers(part: nn.Module, count: int) -> list[nn.Module]:
 
     What stands outside the layers runs for every task: an adapter in there, before them, would make the layers differ.
     """
-    layers = _layers_of_adapters(part, count)
-    return list(takewhile(lambda layer: not any(isinstance(m, RoutedLayer) for m in layer.modules()), layers))
+    return list(takewhile(lambda layer: not _has_adapters(layer), _layers_of_adapters(part, count)))
 
 
 def layer_above(part: nn.Module, count: int) -> nn.Module | None:
     """The layer that begins where the trunk ends, and has the same input for all tasks; None as for `trunk_layers`."""
-    layers, below = _layers_of_adapters(part, count), len(trunk_layers(part, count))
-    return layers[below] if below < len(layers) else None
+    return next(filter(_has_adapters, _layers_of_adapters(part, count)), None)
+
+
+def _has_adapters(layer: nn.Module) -> bool:
+    return any(isinstance(m, RoutedLayer) for m in layer.modules())
 
 
 def _layers_of_adapters(part: nn.Module, count: int) -> Sequence[nn.Module]:
