@@ -12,13 +12,14 @@ from .adapters import (
     adapter_names,
     adapter_to_dict,
     check_adapters,
+    check_may_have_own,
     check_one_kind,
     composition_of,
     delete_adapter,
     inject_adapters,
+    recompose,
     rename_adapter,
     rename_key,
-    require_private,
     starts_from_base,
 )
 from .backbone import check_offsets
@@ -48,15 +49,21 @@ class TaskLifeMixin(FreezingMixin):
 
         Args:
             task: with its labels known.
-            adapter: a peft config of its own, in place of the one that the model's tasks have, of the same kind.
+            adapter: a peft config of its own, in place of the one that the model's tasks have, of the same kind. Where
+                tasks share adapters it is the task's alone, so that training it leaves the others as they are.
 
         Raises:
             ValueError: the model has a task of this name already, or it is no task; or an adapter for a model that has
                 none.
         """
-        self._add(task, self.config.adapters if adapter is None else adapter_to_dict(adapter))
+        settings = self.config.adapters if adapter is None else adapter_to_dict(adapter)
+        own = adapter is not None
+        if settings == self.config.adapters and starts_from_base((settings or {}).get("init_lora_weights")):
+            own = False  # it starts where all do
+        self._add(task, settings, own)
 
-    def _add(self, task: Task, adapter: Mapping[str, Any] | None) -> None:
+    def _add(self, task: Task, adapter: Mapping[str, Any] | None, own: bool) -> None:
+        """`own`: the adapter is the task's alone, whatever the others share."""
         tasks_of(task)
         if task.name in self.tasks:
             raise ValueError(f"The model has a task {task.name!r} already. Remove it first, or take another name.")
@@ -66,16 +73,14 @@ class TaskLifeMixin(FreezingMixin):
                 f"Task {task.name!r} ({task.type}) needs a language model, and this model's backbone was taken without "
                 "one, for no task needed it. Make the model by from_backbone with such a task among its tasks."
             )
-        self._check_adapters(task.name, adapter)
+        self._check_adapters(task.name, adapter, own)
         if adapter is not None and self.config.sharing != "shared":
             self._check_places(task, adapter)
         if self.tokenizer is not None:
             check_offsets(self.tokenizer, [task])
         head = task.build_head(self.config.text_config).to(self.device)
         head.apply(self._init_weights)
-        if adapter != self.config.adapters:
-            own = None if adapter is None else dict(adapter)
-            self.config.task_adapters = {**(self.config.task_adapters or {}), task.name: own}
+        self._keep_settings(task.name, adapter, own)
         training = self.training
         self._inject([task])
         self.backbone.train(training)
@@ -124,30 +129,35 @@ class TaskLifeMixin(FreezingMixin):
                 part.pop(name, None)
         self._freeze()  # taking an adapter out, peft freezes the others
 
-    def _set_adapter(self, name: str, adapter: Mapping[str, Any] | None) -> None:
-        """Gives a task, which there is already, a fresh adapter with these settings for its own, or none."""
+    def _set_adapter(self, name: str, adapter: Mapping[str, Any] | None, own: bool) -> None:
+        """Gives a task, which there is already, a fresh adapter with these settings, or none; `own` as for `_add`."""
         task = self.task(name)
-        self._check_adapters(name, adapter)
+        self._check_adapters(name, adapter, own)
         if adapter is not None:
             self._check_places(task, adapter)
         training = self.training
         delete_adapter(self.backbone, name)
-        own = {key: value for key, value in (self.config.task_adapters or {}).items() if key != name}
-        if adapter != self.config.adapters:
-            own[name] = None if adapter is None else dict(adapter)
-        self.config.task_adapters = own or None
+        self._keep_settings(name, adapter, own)
         self._inject([task])
         self.backbone.train(training)
         self._freeze()
 
-    def _check_adapters(self, name: str, adapter: Mapping[str, Any] | None) -> None:
-        if adapter != self.config.adapters:
-            require_private(self.config, name)
-            if starts_from_base(init := (adapter or {}).get("init_lora_weights")):
-                raise ValueError(
-                    f"Task {name!r} cannot have init_lora_weights={init!r} alone: what adapters start from is kept "
-                    "once for all tasks. Make the model by from_backbone with it, or leave it out of this adapter."
-                )
+    def _keep_settings(self, name: str, adapter: Mapping[str, Any] | None, own: bool) -> None:
+        """Writes into the config what adapter a task has, where that is not simply the model's."""
+        kept = {key: value for key, value in (self.config.task_adapters or {}).items() if key != name}
+        if adapter != self.config.adapters or (own and composition_of(self.config) is not None):
+            kept[name] = None if adapter is None else dict(adapter)
+        self.config.task_adapters = kept or None
+
+    def _check_adapters(self, name: str, adapter: Mapping[str, Any] | None, own: bool) -> None:
+        if own:
+            check_may_have_own(self.config, name)
+        init = (adapter or {}).get("init_lora_weights")
+        if adapter != self.config.adapters and starts_from_base(init):
+            raise ValueError(
+                f"Task {name!r} cannot have init_lora_weights={init!r} alone: what adapters start from is kept "
+                "once for all tasks. Make the model by from_backbone with it, or leave it out of this adapter."
+            )
         if adapter is not None and self.config.adapters is None:
             raise ValueError(
                 f"Task {name!r} cannot have an adapter: this model's tasks share all of the backbone, which is "
@@ -177,6 +187,7 @@ class TaskLifeMixin(FreezingMixin):
         if self.config.adapters is not None:
             rename_adapter(self.backbone, old, new)
         rename_key(self.config.task_adapters or {}, old, new)
+        recompose(self.backbone, composition_of(self.config))
         self.config.tasks = [task.to_dict() if v["name"] == old else v for v in self.config.tasks or []]
         for part in (self.config.card_data or {}).values():
             if isinstance(part, dict):

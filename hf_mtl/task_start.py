@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .adapters import COMBINATIONS, combine_adapters, require_private
+from .adapters import COMBINATIONS, check_has_own, combine_adapters
 from .config import MultiTaskConfig
 from .data import MultiTaskCollator, encode_dataset
 from .nearest import nearest
@@ -62,7 +62,7 @@ class TaskStartMixin(PreTrainedModel):
         for one in (name, *weights):
             if self.config.adapter_of(self.task(one).name) is None:
                 raise ValueError(f"Task {one!r} has no adapter: it shares all of the backbone.")
-        require_private(self.config, name)
+        check_has_own(self.config, name)
         part = self._part(self.task(name))
         combine_adapters(part, name, weights, method, density, seed)
 

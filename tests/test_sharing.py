@@ -137,16 +137,12 @@ def test_tasks_of_shared_adapters_come_go_and_are_written_out(
     model.save_task("new", tmp_path / "pack")
     alone = MultiTaskModel.from_tasks([tmp_path / "pack"], backbone=folder)
     torch.testing.assert_close(alone.eval()(**inputs).logits["new"], before, atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="sharing='private'"):
-        model.load_task(tmp_path / "pack", name="other")
     merged = model.merge_task("new")
     hidden = merged(**inputs).last_hidden_state
     with torch.no_grad():
         routed = model.encode(["new"], inputs["attention_mask"], input_ids=inputs["input_ids"])[-1]
     seen = inputs["attention_mask"].bool()
     torch.testing.assert_close(hidden[seen], routed[seen], atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="of its own"):
-        model.add_task(TextClassification(name="f", labels=["no", "yes"]), adapter=LoraConfig(r=4))
 
 
 @pytest.mark.parametrize("sharing", COMPOSED)

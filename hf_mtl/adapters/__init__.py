@@ -5,7 +5,7 @@ from .base_products import common_input
 from .combining import COMBINATIONS, combine_adapters
 from .counts import parameter_counts, parameter_table
 from .embedding import RoutedEmbedding
-from .files import ADAPTER_FILES, fill_adapter, read_adapter, save_adapter, tensors_of, written_settings
+from .files import ADAPTER_FILES, fill_adapter, read_adapter, save_adapter, written_settings
 from .inject import (
     KEPT_IN_32_BITS,
     adapter_layers,
@@ -14,6 +14,7 @@ from .inject import (
     check_adapters,
     delete_adapter,
     inject_adapters,
+    recompose,
     reset_missing,
     task_of_key,
 )
@@ -35,12 +36,13 @@ from .sharing import (
     SHARINGS,
     adapter_name,
     adapter_names,
+    check_has_own,
+    check_may_have_own,
     composition_of,
     from_layer,
     known_sharing,
     learning_names,
     reads_alike,
-    require_private,
     route_of,
 )
 from .trunk import computed_once, layer_above, stack_of, trunk_layers
@@ -66,6 +68,8 @@ __all__ = [
     "adapter_to_dict",
     "bare_parameters",
     "check_adapters",
+    "check_has_own",
+    "check_may_have_own",
     "check_one_kind",
     "combine_adapters",
     "common_input",
@@ -86,17 +90,16 @@ __all__ = [
     "parameter_table",
     "read_adapter",
     "reads_alike",
+    "recompose",
     "rename_adapter",
     "rename_key",
     "replaying",
-    "require_private",
     "reset_missing",
     "route_of",
     "save_adapter",
     "stack_of",
     "starts_from_base",
     "task_of_key",
-    "tensors_of",
     "trunk_layers",
     "use_route",
     "written_settings",

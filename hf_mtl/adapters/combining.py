@@ -70,7 +70,7 @@ def _check(layer: RoutedLinear | RoutedEmbedding, name: str, weights: Mapping[st
         raise ValueError(
             "DoRA adapters cannot be combined: their magnitudes do not add up. Use LoRA without use_dora=True."
         )
-    ranks = {other: layer.r[other] for other in names}
+    ranks = {other: len(layer.weights([other])[0][0]) for other in names}
     if not method.endswith("svd") and len(set(ranks.values())) > 1:
         raise ValueError(
             f"Adapters of different ranks ({ranks}) cannot be combined by {method!r}. Use method="
@@ -88,14 +88,14 @@ def _combined(
     """`down [r, in]` and `up [out, r]`, whose product is what is added to the base weight. On the CPU, where `dare`
     draws by the seed."""
     downs, ups = ([value.float().cpu() for value in kind] for kind in layer.weights(list(weights)))
-    factors = torch.tensor([weight * layer.scaling[source] for source, weight in weights.items()])
+    factors = torch.tensor([weight * layer.scale_of(source) for source, weight in weights.items()])
     if method == "svd":
         return _cut(
             torch.cat([up * factor for up, factor in zip(ups, factors, strict=True)], 1), torch.cat(downs), rank
         )
     if method.endswith("svd"):
         # peft scales first and weighs while it merges.
-        whole = [up @ down * layer.scaling[s] for s, up, down in zip(weights, ups, downs, strict=True)]
+        whole = [up @ down * layer.scale_of(s) for s, up, down in zip(weights, ups, downs, strict=True)]
         left, values, right = torch.linalg.svd(merge(whole, torch.tensor(list(weights.values()))), full_matrices=False)
         return right[:rank], left[:, :rank] * values[:rank]
     roots = factors.abs().sqrt()

@@ -25,12 +25,18 @@ Weights = tuple[list[torch.Tensor], list[torch.Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """Of what a task's weights are made. Its fields are the options of `sharing`."""
+    """Of what a task's weights are made. Its fields are the options of `sharing`, but for the first.
+
+    Args:
+        apart: the tasks that have plain adapters of their own, and share nothing.
+    """
+
+    apart: frozenset[str] = frozenset()
 
     @classmethod
     def options(cls) -> list[str]:
         """The names of the options."""
-        return [field.name for field in dataclasses.fields(cls)]
+        return [field.name for field in dataclasses.fields(cls) if field.name != "apart"]
 
     @abstractmethod
     def shared(self) -> list[str]:

@@ -43,6 +43,10 @@ class RoutedEmbedding(Embedding, RoutedLayer):
         """A `[r, vocabulary]` and B `[width, r]` of each of these tasks."""
         return [self.lora_embedding_A[name] for name in names], [self.lora_embedding_B[name] for name in names]
 
+    def scale_of(self, name: str) -> float:
+        """What a task's low-rank products are multiplied by."""
+        return float(self.scaling[name])
+
     def redraw(self, name: str) -> None:
         redraw_lora(self, name)
 

@@ -20,7 +20,7 @@ from .routed import RoutedLayer
 from .scaling import RoutedScaling
 from .settings import adapter_to_dict, starts_from_base
 
-__all__ = ["ADAPTER_FILES", "fill_adapter", "read_adapter", "save_adapter", "tensors_of", "written_settings"]
+__all__ = ["ADAPTER_FILES", "fill_adapter", "read_adapter", "save_adapter", "written_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def written_settings(part: nn.Module, name: str, settings: LoraConfig | IA3Confi
     ranks = {
         path: len(layer.effective(name)[0])
         for path, layer in _layers(part, name)
-        if isinstance(layer, RoutedLinear) and layer.composition
+        if isinstance(layer, RoutedLinear) and layer.composed(name)
     }
     if not ranks:
         return settings
@@ -64,7 +64,7 @@ def save_adapter(
         base: the backbone's name, for the file.
         dtype: of the values in the file; None: as they are.
     """
-    found = dict(tensors_of(part, name))
+    found = dict(_tensors_of(part, name))
     config: Any = copy.deepcopy(settings)
     config.base_model_name_or_path = base
     config.inference_mode = True
@@ -83,10 +83,10 @@ def save_adapter(
     save_file(values, Path(folder, SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
 
 
-def tensors_of(part: nn.Module, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors_of(part: nn.Module, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights of one task's adapter by their names in peft's files, which do not hold the task's."""
     for path, layer in _layers(part, name):
-        if isinstance(layer, RoutedLinear) and layer.composition is not None:
+        if isinstance(layer, RoutedLinear) and layer.composed(name):
             down, up = layer.effective(name)
             yield f"{_PREFIX}{path}.lora_A.weight", down
             yield f"{_PREFIX}{path}.lora_B.weight", up
@@ -112,7 +112,7 @@ def fill_adapter(part: nn.Module, name: str, values: Mapping[str, torch.Tensor])
     Raises:
         ValueError: the file lacks values, has others, or they have other shapes.
     """
-    own = dict(tensors_of(part, name))
+    own = dict(_tensors_of(part, name))
     if odd := sorted(own.keys() ^ values.keys()):
         side = "lacks" if odd[0] in own else "has"
         raise ValueError(

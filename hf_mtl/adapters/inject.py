@@ -27,6 +27,7 @@ __all__ = [
     "check_adapters",
     "delete_adapter",
     "inject_adapters",
+    "recompose",
     "reset_missing",
     "task_of_key",
 ]
@@ -70,12 +71,12 @@ def inject_adapters(
     check_adapters(backbone, config, composition, whole)
     known = {name for layer in adapter_layers(backbone) for name in layer.held()}
     names = [name for name in names if name not in known]
-    tasks = [] if composition is None else [name for name in names if name not in composition.shared()]
+    composed = [] if composition is None else [n for n in names if n not in (*composition.shared(), *composition.apart)]
     start, config = getattr(config, "init_lora_weights", True), copy.deepcopy(config)
     if isinstance(config, LoraConfig) and starts_from_base(start):
         config.init_lora_weights = True
     for name in names:
-        if name in tasks and composition is not None and not composition.private():
+        if name in composed and composition is not None and not composition.private():
             continue  # peft has no part in it
         own = copy.deepcopy(config)
         with warnings.catch_warnings():
@@ -104,11 +105,18 @@ def inject_adapters(
                 continue  # check_embeddings has refused them
             if START in names and not layer.lora_A[START].weight.is_meta:
                 _take_start(layer, start)
-            layer.compose(composition, tasks)
+            layer.compose(composition, composed)
     for layer in adapter_layers(backbone):
         for name in names:
             if not any(parameter.is_meta for _, parameter in layer.parameters_of(name)):
                 layer.keep(name)
+
+
+def recompose(backbone: nn.Module, composition: Composition | None) -> None:
+    """Says anew which tasks are composed, under other names than before."""
+    for layer in adapter_layers(backbone):
+        if layer.composition is not None:
+            layer.composition = composition
 
 
 def _take_start(layer: RoutedLinear, init: Any) -> None:

@@ -77,12 +77,12 @@ class RoutedLinear(Linear, RoutedLayer):
 
     def has(self, name: str) -> bool:
         """Whether rows of this task go through an adapter here."""
-        held = self.lora_A if self.composition is None or self.composition.private() else self.lora_gate
-        return name in held
+        by_gates = self.composed(name) and self.composition is not None and not self.composition.private()
+        return name in (self.lora_gate if by_gates else self.lora_A)
 
     def redraw(self, name: str) -> None:
         redraw_lora(self, name)
-        if self.composition is not None and name not in self.composition.shared():
+        if self.composition is not None and self.composed(name) and name not in self.composition.shared():
             self.composition.reset(self, name)
 
     def keep(self, name: str) -> None:
@@ -114,9 +114,13 @@ class RoutedLinear(Linear, RoutedLayer):
                 with torch.no_grad():
                     self.composition.reset(self, None if name == ALL else name)
 
+    def scale_of(self, name: str) -> float:
+        """What a task's low-rank products are multiplied by."""
+        return float(self.scaling[self._held(name)])
+
     def _held(self, name: str) -> str:
         """Under which of peft's names the adapter's rank, scale and dropout are."""
-        return name if self.composition is None else self.composition.shared()[0]
+        return self.composition.shared()[0] if self.composition is not None and self.composed(name) else name
 
     def _dtype(self, held: str) -> torch.dtype:
         return cast(torch.Tensor, self.lora_A[held].weight).dtype
@@ -128,12 +132,26 @@ class RoutedLinear(Linear, RoutedLayer):
         with torch.no_grad():
             down, up = (weights[0] for weights in self.weights((name,)))
         self.training = training
-        return down, up * self.scaling[self._held(name)]
+        return down, up * self.scale_of(name)
 
     def weights(self, names: Sequence[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """A and B of each of these tasks."""
-        if self.composition is not None:
+        """A and B of each of these tasks; where some are composed and some not, filled up with zeros to one rank."""
+        if self.composition is None:
+            return self._plain(names)
+        composed, apart = (list(filter(kind, names)) for kind in (self.composed, self.composition.apart.__contains__))
+        if not apart:
             return self.composition.weights(self, names)
+        if not composed and len(names) == 1:
+            return self._plain(names)
+        found = dict(zip(apart, zip(*self._plain(apart), strict=True), strict=True))
+        if composed:
+            made = self.composition.weights(self, composed)
+            found |= zip(composed, zip(*made, strict=True), strict=True)
+        rank = max(len(down) for down, _ in found.values())
+        downs = [_more_rows(found[name][0], rank) for name in names]
+        return downs, [_more_rows(found[name][1].T, rank).T for name in names]
+
+    def _plain(self, names: Sequence[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         # By the modules' dicts: with many tasks the way over the attributes takes as long as a product.
         downs, ups = self.lora_A._modules, self.lora_B._modules
         down = [downs[name]._parameters["weight"] for name in names]
@@ -150,28 +168,30 @@ class RoutedLinear(Linear, RoutedLayer):
         return found[names]
 
     def _compare(self, names: tuple[str, ...]) -> bool:
-        if self.composition is not None:
-            return all(map(self.has, names))
-        known, variants, biases, ranks = self.lora_A._modules, self.lora_variant, self.lora_bias, self.r
-        rank = ranks.get(names[0])
-        if any(n not in known or n in variants or biases[n] or ranks[n] != rank for n in names):
+        if not all(map(self.has, names)):
             return False
-        drops = self.lora_dropout._modules
-        return len({getattr(drops[name], "p", 0.0) for name in names}) == 1
+        variants, biases, ranks, drops = self.lora_variant, self.lora_bias, self.r, self.lora_dropout._modules
+        held = {self._held(name) for name in names}
+        if any(name in variants or biases[name] for name in held):
+            return False
+        if self.composition is None and len({ranks[name] for name in held}) > 1:
+            return False  # with a composition they are filled up
+        return len({getattr(drops[name], "p", 0.0) for name in held}) == 1
 
     def compose(self, composition: Composition, tasks: Sequence[str]) -> None:
         """Begins a composition, or goes on with it: the parameters that peft has not, for all tasks and for these."""
-        new = [task for task in tasks if task not in self.lora_gate]
-        for task in (None, *new) if self.composition is None else new:
-            composition.begin(self, task)
-            composition.reset(self, task)
+        new = [task for task in tasks if task not in self.lora_gate and task not in composition.apart]
+        if composition.shared()[0] in self.lora_A:  # else it is a layer of tasks apart alone
+            for task in (None, *new) if self.composition is None else new:
+                composition.begin(self, task)
+                composition.reset(self, task)
         self.composition = composition
         self.forget_alike()
 
     def compose_again(self, tasks: Iterable[str]) -> None:
         """Gives what these tasks have beside peft's own the values that training starts from, by what is shared now."""
         for task in tasks:
-            if self.composition is not None and self.has(task):
+            if self.composition is not None and self.composed(task) and self.has(task):
                 self.composition.reset(self, task)
 
     def update_layer(self, *args: Any, **kwargs: Any) -> None:
@@ -193,7 +213,7 @@ class RoutedLinear(Linear, RoutedLayer):
 
     def _scale(self, route: Route, x: torch.Tensor) -> float | torch.Tensor:
         """One number for all tasks, else one for each of them: `[tasks, 1, 1]`."""
-        names = route.names if self.composition is None else self.composition.shared()[:1]
+        names = route.names if self.composition is None else [self._held(name) for name in route.names]
         values = [self.scaling[name] for name in names]
         if len(set(values)) == 1:
             return float(values[0])
@@ -225,7 +245,7 @@ class RoutedLinear(Linear, RoutedLayer):
     def _folded(self, route: Route, x: torch.Tensor) -> torch.Tensor:
         base = cast(nn.Linear, self.base_layer)
         down, up = (weights[0] for weights in self.weights(route.names))
-        return linear_with_folded(x, base.weight, base.bias, down, up, self.scaling[self._held(route.names[0])])
+        return linear_with_folded(x, base.weight, base.bias, down, up, self.scale_of(route.names[0]))
 
     def _gathered(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         held = self._held(route.names[0])
@@ -265,6 +285,11 @@ class RoutedLinear(Linear, RoutedLayer):
         parts = [whole.rows(i) for i in range(len(route.names))]
         done = [self._through(name, x[rows], result[rows]) for name, rows in zip(route.names, parts, strict=True)]
         return torch.cat(done)[torch.argsort(torch.cat(parts))]
+
+
+def _more_rows(weight: torch.Tensor, rows: int) -> torch.Tensor:
+    """The weight itself, or with zeros below it."""
+    return weight if len(weight) == rows else F.pad(weight, (0, 0, 0, rows - len(weight)))
 
 
 def _in_a_group() -> bool:

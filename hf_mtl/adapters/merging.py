@@ -19,7 +19,7 @@ def merge_adapter(part: nn.Module, name: str) -> None:
     """
     layers = [(path, module) for path, module in part.named_modules() if isinstance(module, RoutedLayer)]
     for path, layer in layers:
-        if isinstance(layer, RoutedLinear) and layer.composition is not None:
+        if isinstance(layer, RoutedLinear) and layer.composed(name):
             if layer.has(name):
                 _fold(layer, name)
         elif layer.has(name):

@@ -33,6 +33,10 @@ class RoutedLayer(nn.Module, BaseTunerLayer):
             ValueError: a DoRA adapter: its magnitudes come from the base weights, which are not at hand while loading.
         """
 
+    def composed(self, name: str) -> bool:
+        """Whether a task's weights are made of shared ones; not of shared ones alone, perhaps."""
+        return self.composition is not None and name not in self.composition.apart
+
     def held(self) -> list[str]:
         """The names under which the layer holds something: tasks, and what they share."""
         found = dict.fromkeys(name for kind in self.adapter_layer_names for name in getattr(self, kind))

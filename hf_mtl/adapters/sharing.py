@@ -1,6 +1,7 @@
 """Who shares an adapter with whom, as a model's config says it."""
 
 import copy
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,12 +21,13 @@ __all__ = [
     "SHARINGS",
     "adapter_name",
     "adapter_names",
+    "check_has_own",
+    "check_may_have_own",
     "composition_of",
     "from_layer",
     "known_sharing",
     "learning_names",
     "reads_alike",
-    "require_private",
     "route_of",
 ]
 
@@ -89,7 +91,8 @@ def composition_of(config: Any) -> Composition | None:
     """How a task's adapter is composed of what is shared and what is its own; None: of nothing but its own."""
     if config.adapters is None:
         return None
-    return _composition(config.sharing, config.sharing_options, config.adapters.get("init_lora_weights"))
+    found = _composition(config.sharing, config.sharing_options, config.adapters.get("init_lora_weights"))
+    return None if found is None else dataclasses.replace(found, apart=frozenset(config.task_adapters or ()))
 
 
 def from_layer(adapters: Any, first: int, part: nn.Module, layers: int) -> Any:
@@ -151,16 +154,27 @@ def adapter_name(config: Any, task: str) -> str:
     return ALL if config.sharing == "shared" else task
 
 
-def require_private(config: Any, task: str) -> None:
-    """Raises ValueError where a task cannot be given an adapter of its own, for it is made of shared ones."""
-    if config.adapters is not None and (config.sharing != "private" or composition_of(config) is not None):
+def check_may_have_own(config: Any, task: str) -> None:
+    """Raises ValueError where a task cannot be given an adapter of its own: all go through one."""
+    if config.adapters is not None and config.sharing == "shared":
+        raise ValueError(
+            f"Task {task!r} cannot have an adapter of its own: the tasks of this model go through one "
+            "(sharing='shared'). Make a model with another sharing, and load the tasks' packs into it: each holds what "
+            "its task's adapter amounts to."
+        )
+
+
+def check_has_own(config: Any, task: str) -> None:
+    """Raises ValueError where a task's adapter cannot be given values: it is made of what other tasks share."""
+    check_may_have_own(config, task)
+    composition = composition_of(config)
+    if composition is not None and task not in composition.apart:
         shared = f"sharing={config.sharing!r}"
         if config.sharing == "private":
             shared = f"init_lora_weights={config.adapters['init_lora_weights']!r}"
         raise ValueError(
-            f"Task {task!r} cannot have an adapter of its own: the tasks of this model share theirs, or what they "
-            f"start from ({shared}). Make a model with sharing='private', and load the tasks' packs into it: each "
-            "holds what its task's adapter amounts to."
+            f"Task {task!r} cannot be given other values: its adapter is made of what the tasks of this model share "
+            f"({shared}). Add the task with an adapter of its own: add_task(task, adapter=LoraConfig(...))."
         )
 
 

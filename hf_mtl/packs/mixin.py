@@ -14,13 +14,13 @@ from typing_extensions import Self
 from ..adapters import (
     adapter_from_dict,
     adapter_name,
+    adapter_tensors,
     adapter_to_dict,
+    check_may_have_own,
     fill_adapter,
     fingerprint,
     read_adapter,
-    require_private,
     save_adapter,
-    tensors_of,
     written_settings,
 )
 from ..config import MultiTaskConfig
@@ -48,9 +48,9 @@ class PacksMixin(PreTrainedModel):
     add_task: Callable[..., None]
     remove_task: Callable[[str], None]
     from_backbone: Callable[..., Any]
-    _add: Callable[[Task, Mapping[str, Any] | None], None]
+    _add: Callable[[Task, Mapping[str, Any] | None, bool], None]
     _part: Callable[[Task], PreTrainedModel]
-    _set_adapter: Callable[[str, Mapping[str, Any] | None], None]
+    _set_adapter: Callable[[str, Mapping[str, Any] | None, bool], None]
 
     # ------------------------------------------------------------------ out
 
@@ -158,7 +158,7 @@ class PacksMixin(PreTrainedModel):
             ValueError: the pack belongs to another backbone, or the model has a task of this name.
         """
         pack = TaskPack.read(source, **hub)
-        require_private(self.config, name or pack.task.name)
+        check_may_have_own(self.config, name or pack.task.name)
         task = dataclasses.replace(pack.task, name=name or pack.task.name)
         if pack.adapter is not None and self.config.adapters is None:
             raise ValueError(
@@ -168,7 +168,7 @@ class PacksMixin(PreTrainedModel):
             )
         if task.language_model in (None, self.config.language_model):  # of another kind _add has more to say
             self._check_backbone(task, pack)
-        self._add(task, pack.adapter)
+        self._add(task, pack.adapter, True)
         try:
             self._fill(task.name, pack)
         except (ValueError, RuntimeError):
@@ -231,20 +231,23 @@ class PacksMixin(PreTrainedModel):
             ValueError: the adapter is of another kind than the model's, or for another backbone, or the model has none.
         """
         task = self.task(name)
-        require_private(self.config, name)
+        check_may_have_own(self.config, name)
         folder = fetch_folder(source, ("adapter_config.json", "adapter_model.safetensors"), **hub)
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             if not (folder / file).is_file():
                 raise OSError(f"{str(source)!r} holds no adapter in peft's format: it has no {file}.")
         part = self._part(task)
         settings, values = read_adapter(folder, part)
-        before, kept = self.config.adapter_of(name), {k: v.detach().clone() for k, v in tensors_of(part, name)}
+        before, own = self.config.adapter_of(name), name in (self.config.task_adapters or {})
+        kept = {place: values.detach().clone() for place, values in adapter_tensors(self.backbone, name)}
         try:
-            self._set_adapter(name, settings)
+            self._set_adapter(name, settings, True)
             fill_adapter(part, name, values)
         except Exception:
-            self._set_adapter(name, before)
-            fill_adapter(part, name, kept)
+            self._set_adapter(name, before, own)
+            with torch.no_grad():
+                for place, parameter in adapter_tensors(self.backbone, name):
+                    parameter.copy_(kept[place])
             raise
 
     def _check_backbone(self, task: Task, pack: TaskPack) -> None:
