@@ -118,6 +118,24 @@ def test_gradients_have_gradients(index: list[int]) -> None:
 
 
 @pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_gradients_of_each_row_by_torch_func_are_those_of_the_definition(index: list[int]) -> None:
+    module, x = layer().double(), torch.randn(8, 2, 12, dtype=torch.double)
+    own = {n: p for n, p in module.named_parameters() if "lora_" in n}
+
+    def of_rows(values: dict[str, torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
+        with use_route(route_of(index)):
+            rows = torch.func.functional_call(module, values, (x,)).pow(3).sum((1, 2))
+        return (rows * weights).sum()
+
+    found = torch.func.vmap(torch.func.grad(of_rows), in_dims=(None, 0))(own, torch.eye(8, dtype=torch.double))
+    for row in range(8):
+        expected = torch.autograd.grad(by_row(module, x, index)[row].pow(3).sum(), [*own.values()], allow_unused=True)
+        for name, gradient in zip(own, expected, strict=True):
+            wanted = torch.zeros_like(own[name]) if gradient is None else gradient
+            torch.testing.assert_close(found[name][row], wanted, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
 def test_many_second_gradients_can_be_taken_where_the_output_has_none(index: list[int]) -> None:
     module, x = layer().double(), torch.randn(8, 2, 12, dtype=torch.double, requires_grad=True)
     ups, seconds = torch.randn(3, 20, 3, dtype=torch.double), []

@@ -232,6 +232,7 @@ class RoutedLinear(Linear, RoutedLayer):
             and not (isinstance(dropout, nn.Dropout) and dropout.p and dropout.training)
             and not torch.is_autocast_enabled(x.device.type)
             and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active()  # torch.func.grad and the like: by autograd's own steps
         )
 
     def _learning(self, route: Route, x: torch.Tensor) -> torch.Tensor:
