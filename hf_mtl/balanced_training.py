@@ -33,7 +33,7 @@ class BalancedTrainingMixin(Trainer):
     _tasks: dict[str, Task]
     _balancing: Balancing | None
     _losses_are_finite: Callable[[], bool]
-    _shares: dict[str, Any]  # task -> its part of a mixed batch; elsewhere nothing
+    _shares: dict[str, Any]  # task -> what the last batch counts by, where batches do not all count the same
 
     def _begin_balancing(self, tokenizer: Any) -> None:
         """The method in its first state."""
@@ -137,7 +137,7 @@ class BalancedTrainingMixin(Trainer):
 
     def _losses_of_step(self) -> dict[str, list[float]]:
         """task -> the losses of its micro-batches, of all processes: each micro-batch's stand together."""
-        if self._shares:
+        if any(share is not None for share in self._micro_shares):
             return self._mean_losses_of_step()
         values = torch.stack([value.float() for _, value in self._micro_losses])
         if self.args.world_size > 1:
@@ -149,13 +149,17 @@ class BalancedTrainingMixin(Trainer):
         return losses
 
     def _mean_losses_of_step(self) -> dict[str, list[float]]:
-        """task -> its mean loss in the mixed batches of the step, of all processes: one number."""
+        """task -> its mean loss over the step's rows or labels, of all processes: once for each batch of it alone."""
         numbers = {name: i for i, name in enumerate(self._tasks)}
-        sums = torch.zeros(len(numbers), 2, device=self.args.device)
-        for (name, value), share in zip(self._micro_losses, self._micro_shares, strict=True):
-            sums[numbers[name]] += torch.stack([value.float().mean() * share, sums.new_ones(()) * share])
+        sums = torch.zeros(len(numbers), 3, device=self.args.device)
+        one = sums.new_ones(())
+        for (name, value), given in zip(self._micro_losses, self._micro_shares, strict=True):
+            share = one if given is None else one * given
+            sums[numbers[name]] += torch.stack([value.float().mean() * share, share, one])
         found = self.accelerator.reduce(sums, reduction="sum").tolist()
-        return {name: [found[i][0] / found[i][1]] for name, i in numbers.items() if found[i][1] > 0}
+        means = {name: found[i][0] / found[i][1] for name, i in numbers.items() if found[i][1] > 0}
+        mixed = self.args.batching == "mixed"
+        return {name: [mean] * (1 if mixed else round(found[numbers[name]][2])) for name, mean in means.items()}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a training log what the tasks of the last step counted by: `weight_<task>`."""

@@ -48,8 +48,12 @@ class MixtureMixin(Trainer):
     def _mixture(self, dataset: Any) -> PlannedBatchSampler:
         self._check_tasks()
         args = self.args
-        rule = {} if self._mixing_rule is None else {"strategy": self._mixing_rule, "weights": None}
+        rule = {} if self._mixing_rule is None else {"strategy": self._mixing_rule, "weights": None, "references": None}
         limits = args.batch_limits(self._train_batch_size)
+        if limits["max_tokens"] is not None and self._train_batch_size < args.train_batch_size:
+            # auto_find_batch_size goes down to one row a batch, and the longest must have its turn.
+            longest = max(int(unit.lengths().max()) for unit in dataset.units.values())
+            limits["max_tokens"] = max(limits["max_tokens"], longest)
         draws = args.tasks_per_step or args.gradient_accumulation_steps
         one_batch_a_draw = args.world_size * args.gradient_accumulation_steps == draws
         # Where rows stay as they fall nobody asks for their lengths.

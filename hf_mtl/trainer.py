@@ -160,6 +160,7 @@ class MultiTaskTrainer(
         if points:
             text_config: Any = model.config.text_config
             count = text_config.num_hidden_layers - max(layers for _, layers in points)
+        self._task_losses.zero_()  # of a training before, or of a try that the memory did not hold
         self.is_in_train = True  # auto_find_batch_size comes here again
         try:
             with nullcontext() if gigabytes is None else model.keeping_frozen_outputs(gigabytes, count):
@@ -213,14 +214,13 @@ class MultiTaskTrainer(
 
     def _count_labels(self, outputs: Any, labels: Any) -> None:
         """Makes the mean loss of a batch's labels count by how many they are, so that each counts the same."""
-        counted = outputs.task_losses.keys() & self._labels_per_batch.keys()
-        if not counted:
-            return
-        for name in counted:
+        self._shares = {}
+        for name in outputs.task_losses.keys() & self._labels_per_batch.keys():
             own = labels[name] if isinstance(labels, Mapping) else labels
-            share = total_weight(own, self._tasks[name].label_weights) / self._labels_per_batch[name]
-            outputs.task_losses[name] = outputs.task_losses[name] * share
-        outputs.loss = weighted_sum(outputs.task_losses, self._tasks)
+            self._shares[name] = total_weight(own, self._tasks[name].label_weights) / self._labels_per_batch[name]
+        if self._shares:
+            losses = {name: loss * self._shares.get(name, 1.0) for name, loss in outputs.task_losses.items()}
+            outputs.loss = weighted_sum(losses, self._tasks)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a training log the mean loss of each task since the log before: `loss_<task>`."""

@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 from torchjd import aggregation
+from two_tasks import two_tasks
 
 from hf_mtl import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TextClassification
 
@@ -241,6 +242,41 @@ def test_adapters_beside_something_shared_are_not_balanced(make: Any) -> None:
     plain, balanced = steps("static"), steps("mgda")
     moved = {name for name in plain if not torch.equal(plain[name], balanced[name])}
     assert moved and all("embeddings" in name for name in moved)
+
+
+def test_what_a_method_reads_of_a_batch_hangs_on_no_number_of_words(
+    tiny_backbone: Any, rows: Any, tmp_path: Path
+) -> None:
+    trainer = two_tasks(tiny_backbone("bert"), rows, tmp_path, balancing="gradnorm", max_steps=1)
+    trainer.train()
+    (log,) = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert trainer._balancing._first == pytest.approx({n: log[f"loss_{n}"] for n in ("intent", "pos")}, rel=1e-4)
+
+
+def test_words_of_short_texts_count_the_same_under_a_geometric_mean(
+    tiny_backbone: Any, rows: Any, tmp_path: Path
+) -> None:
+    # Two batches of one task: the gradient of the logarithm of the mean over all words, times that mean.
+    settings = {"balancing": "gls", "optim": "sgd", "learning_rate": RATE, "max_grad_norm": 0.0, "max_steps": 1}
+    weights_of = {"mixing": "weights", "mixing_weights": {"intent": 0, "pos": 1}, "lr_scheduler_type": "constant"}
+    trainer = two_tasks(tiny_backbone("bert"), rows, tmp_path, **settings, **weights_of)
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    losses, shares = [], []
+    batches = iter(trainer.get_train_dataloader())
+    for batch in (next(batches), next(batches)):
+        losses.append(trainer.model.train()(**batch).task_losses["pos"])
+        shares.append(int((batch["labels"] >= 0).sum()) / trainer._labels_per_batch["pos"])
+    assert shares[0] != shares[1]
+    both = list(zip(losses, shares, strict=True))
+    mean = sum(loss.detach() * share for loss, share in both) / sum(shares)
+    wanted = mean * sum(loss.log() * share for loss, share in both) / 2
+    names = [name for name, p in trainer.model.named_parameters() if p.requires_grad]
+    grads = torch.autograd.grad(wanted, [trainer.model.get_parameter(name) for name in names], allow_unused=True)
+    found = steps_taken(trainer)
+    for name, grad in zip(names, grads, strict=True):
+        assert torch.allclose(found[name], torch.zeros(()) if grad is None else grad, atol=2e-5), name
 
 
 def test_the_logs_hold_each_tasks_weight(make: Any) -> None:

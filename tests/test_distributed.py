@@ -113,6 +113,13 @@ def test_two_processes_with_other_tasks_in_their_batches_give_the_weights_of_one
     assert furthest(one, two) < 1e-5
 
 
+def test_two_processes_do_not_look_for_a_batch_size_each_by_itself(folder: Path) -> None:
+    command = [sys.executable, *TORCHRUN, str(WORKER), str(folder), str(folder / "none.pt"), "1"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "ADAPTERS": "none", "ARGS": '{"auto_find_batch_size": true}'}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode and "auto_find_batch_size=True is for one process, and these are 2" in done.stderr
+
+
 def test_two_processes_resume_to_the_bit(folder: Path) -> None:
     unbroken = launch(TORCHRUN, folder, accumulation=1, ADAPTERS="lora", SAVE_STEPS="3")
     resumed = launch(TORCHRUN, folder, accumulation=1, ADAPTERS="lora", RESUME="checkpoint-3")

@@ -172,6 +172,19 @@ def test_the_logs_hold_each_tasks_loss(make: Any) -> None:
     assert min(parts) <= log["loss"] <= max(parts)
 
 
+def test_a_second_training_logs_none_of_the_losses_of_the_first(make: Any) -> None:
+    settings = {"max_steps": 4, "learning_rate": 0.0}  # logged is step 3, and the losses of step 4 are in no log
+    twice, once = make(**settings), make(**settings)
+    twice.train()
+    found = []
+    for trainer in (twice, once):
+        torch.manual_seed(1)
+        trainer.train()
+        log = next(entry for entry in trainer.state.log_history if "loss" in entry)
+        found.append({key: value for key, value in log.items() if key.startswith("loss_")})
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+
+
 def test_tensorboard_gets_each_tasks_loss(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tb"))
     make(report_to="tensorboard", mixing="uniform").train()
@@ -312,6 +325,10 @@ def test_the_baseline_is_the_commonest_training_answer(make: Any, data: Any) -> 
         ({"train_dataset": {"intents": []}}, "'intents'.*none of the model's tasks"),
         ({"train_dataset": {}}, "train data is an empty dict"),
         ({"train_dataset": []}, "must be a dict task -> data set"),
+        (
+            {"train_dataset": {"intent": datasets.Dataset.from_list([{"text": "x"}]).to_iterable_dataset()}},
+            r"'intent', split 'train'.*got IterableDataset\. Of a stream take rows",
+        ),
         ({"train_dataset": {"intent": [{"text": "x"}]}}, "no column 'label'"),
         ({"train_dataset": {"intent": datasets.Dataset.from_list([])}}, "the data set has no rows"),
         (

@@ -364,4 +364,5 @@ def test_tasks_that_share_rows_have_their_own_teachers_and_passes(tiny_backbone:
     _, outputs = trainer.compute_loss(model.train(), batch, return_outputs=True)
     for name, loss in losses.items():
         share = learned[name].sum().item() / trainer._labels_per_batch[name]
-        assert outputs.task_losses[name].item() == pytest.approx(share * loss.item(), rel=1e-4)
+        assert outputs.task_losses[name].item() == pytest.approx(loss.item(), rel=1e-4)
+        assert float(trainer._shares[name]) == pytest.approx(share)

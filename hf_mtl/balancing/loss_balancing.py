@@ -32,10 +32,10 @@ class LossBalancing(Balancing):
 
         Args:
             losses: task -> the losses of its micro-batches in this step, of all processes. A loss that is not finite
-                leaves the state as it is.
+                leaves the state as it is, and so does a step of which nothing is learned.
         """
         factor = 1.0
-        if all(math.isfinite(value) for values in losses.values() for value in values):
+        if losses and all(math.isfinite(value) for values in losses.values() for value in values):
             factor = self.factor(losses)
             self.weights = {
                 task: factor * sum(map(self.slope, [task] * len(v), v)) / len(v) for task, v in losses.items()

@@ -38,7 +38,7 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
     if not isinstance(dataset, datasets.Dataset):
         raise ValueError(
             f"Task {task.name!r}, split {split!r}: the data must be a datasets.Dataset or a list of dicts, "
-            f"got {type(dataset).__name__}."
+            f"got {type(dataset).__name__}. Of a stream take rows: datasets.Dataset.from_list(list(stream.take(1000)))."
         )
     dataset = dataset.with_format(None)  # tensors are no label names
     task.require_columns(dataset, task.columns_to_encode(dataset.column_names))

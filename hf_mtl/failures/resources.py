@@ -28,7 +28,7 @@ class BatchMemoryError(torch.OutOfMemoryError):
 
 
 class NoBatchError(MemoryError):
-    """`auto_find_batch_size` has found none: not even one row fits."""
+    """What `auto_find_batch_size` cannot mend: not even one row fits, or a batch of an evaluation does not."""
 
 
 class LoadingError(RuntimeError):
@@ -42,6 +42,12 @@ class ResourcesMixin(Trainer):
     _tasks: dict[str, Any]
 
     def _inner_training_loop(self, batch_size: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if self.args.auto_find_batch_size and self.args.world_size > 1:
+            raise ValueError(
+                f"auto_find_batch_size=True is for one process, and these are {self.args.world_size}: one alone may "
+                "run out of memory, and would go on with other rows than the others have. Find the size with one, then "
+                "set per_device_train_batch_size, and leave auto_find_batch_size out."
+            )
         try:
             with self._naming_memory(self._outside_a_batch), _naming_workers(self):
                 return super()._inner_training_loop(batch_size, *args, **kwargs)
@@ -52,6 +58,11 @@ class ResourcesMixin(Trainer):
             if self.args.auto_find_batch_size:
                 logger.warning("%s Training begins anew with fewer rows in a batch.", error)
             raise
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, BatchMemoryError):
+                raise
+            # An evaluation's under auto_find_batch_size, in words of transformers that name no batch.
+            raise NoBatchError(str(error.__cause__)) from error
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         with self._naming_memory(lambda: self._batch_in_words(inputs, training=True)):

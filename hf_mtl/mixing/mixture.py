@@ -54,6 +54,11 @@ class Mixture:
                 raise ValueError(
                     f"references[{task!r}]={score!r} must be a score above 0: that of a model for it alone."
                 )
+        if self.references is not None and self.strategy != "adaptive":
+            raise ValueError(
+                f"references={dict(self.references)!r} and strategy={self.strategy!r} do not fit together: only the "
+                "strategy 'adaptive' looks at references. Take that one, or leave references out."
+            )
 
     @property
     def changes(self) -> bool:

@@ -202,7 +202,8 @@ class MixturePlan:
         left = _left(known)
         if self._turns:
             stay = np.array([number for number, task in enumerate(self.tasks) if task not in left])
-            return stay[np.arange(self.draws_per_epoch - place) % len(stay)]
+            # Counted through all epochs, so that turns stay strict from one to the next.
+            return stay[(epoch * self.draws_per_epoch + np.arange(place, self.draws_per_epoch)) % len(stay)]
         if self._parts[0] != epoch:
             self._parts = (epoch, {})
         parts, key = self._parts[1], (place, len(known))

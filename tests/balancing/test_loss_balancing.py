@@ -184,6 +184,7 @@ def test_a_loss_that_is_not_finite_leaves_the_state_alone(name: str) -> None:
     before = method.state_dict() | {"step": 0}
     assert method.end_step({"a": [math.nan], "b": [1.0]}) == 1.0
     assert method.end_step({"a": [math.inf], "b": [1.0]}) == 1.0
+    assert method.end_step({}) == 1.0  # of batches without a label
     assert method.state_dict() | {"step": 0} == before
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from hf_mtl.failures import BatchMemoryError, LoadingError
 from hf_mtl.failures.resources import NoBatchError
@@ -74,6 +75,29 @@ def test_auto_find_batch_size_that_finds_none_says_which_row_is_too_large(make: 
     hungry(trainer, 0)
     with pytest.raises(NoBatchError, match=r"come down to one row a batch\. Step 1 .*1 rows of up to \d+ tokens"):
         trainer.train()
+
+
+def test_auto_find_batch_size_leaves_a_token_budget_that_holds_the_longest_row(make: Any) -> None:
+    longest = max(int(part.lengths().max()) for part in make().train_dataset.parts.values())
+    trainer = make(per_device_train_batch_size=8, auto_find_batch_size=True, max_tokens_per_batch=longest, max_steps=4)
+    seen = hungry(trainer, 1)
+    trainer.train()
+    assert trainer.state.global_step == 4
+    assert max(seen) > 1 and seen[-1] == 1
+
+
+class Evaluates(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_evaluate = True
+
+
+def test_auto_find_batch_size_leaves_it_to_the_user_to_lower_the_rows_of_an_evaluation(make: Any) -> None:
+    trainer = make(auto_find_batch_size=True, callbacks=[Evaluates()])
+    trainer.eval_dataset = {"long": trainer.train_dataset.parts["long"]}
+    seen = hungry(trainer, 4)
+    with pytest.raises(NoBatchError, match=r"Evaluating 'long' .* Lower per_device_eval_batch_size \(now 8\)"):
+        trainer.train()
+    assert set(seen) == {4, 8}  # the training's own batches are as they were
 
 
 def test_evaluation_that_is_too_large_names_its_own_batch_size(make: Any) -> None:

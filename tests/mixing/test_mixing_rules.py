@@ -105,15 +105,20 @@ def test_an_unknown_strategy_near_to_none_points_to_functions():
         ({"a": 3}, {"temperature": math.nan}, "temperature=nan must"),
         ({"a": 3}, {"cap": 0}, "cap=0 must be at least 1"),
         ({"a": 3}, {"max_repeats": 0}, "max_repeats=0 must be above 0"),
-        ({"a": 3}, {"references": {"b": 0.5}}, r"references has 'b', which is not a task. Known: \['a'\]"),
+        (
+            {"a": 3},
+            {"strategy": "adaptive", "references": {"b": 0.5}},
+            r"references has 'b', which is not a task. Known: \['a'\]",
+        ),
         ({"a": 3}, {"references": {"a": 0}}, r"references\['a'\]=0 must be a score above 0"),
-        ({"a": 3, "b": 3}, {"references": {"a": 0.5}}, r"references has nothing for \['b'\]"),
+        ({"a": 3}, {"references": {"a": 0.5}}, r"references=\{'a': 0.5\} and strategy='temperature' do not fit"),
+        ({"a": 3, "b": 3}, {"strategy": "adaptive", "references": {"a": 0.5}}, r"references has nothing for \['b'\]"),
         ({"a": 3}, {"weights": {"a": 1}}, "weights=.* and strategy='temperature' do not fit together"),
     ],
 )
 def test_bad_options_are_refused_with_name_and_value(sizes, options, message):
     with pytest.raises(ValueError, match=message):
-        shares_of("temperature", sizes, **options)
+        shares_of(**{"strategy": "temperature", "sizes": sizes} | options)
 
 
 @pytest.mark.parametrize(
