@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 
+from .adapters import task_of_key
 from .checkpoint_files import SAVING, exclusive, fault, faults, finish_saves, put_in_place, seal
 from .training_args import MultiTaskTrainingArguments
 
@@ -137,6 +138,24 @@ class CheckpointsMixin(Trainer):
             logger.warning("In %s there is a damaged %s. The run goes on from checkpoint-%s.", folder, text, last)
         logger.info("The training goes on from %s.", folder / f"checkpoint-{last}")
         return str(folder / f"checkpoint-{last}")
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Of what tasks have nothing may be missing. The backbone is, where checkpoints are saved without it.
+
+        Raises:
+            ValueError: the checkpoint lacks a task's weights.
+        """
+        lacking = {task_of_key(key) for key in load_result.missing_keys} - {None}
+        if lacking:
+            raise ValueError(
+                f"The checkpoint has no weights of {sorted(map(str, lacking))}, which this run trains: it was saved "
+                "with other tasks, or by other names. Resume with the tasks, names and adapters that it was saved "
+                "with; or begin anew from its weights: MultiTaskModel.from_pretrained(checkpoint), rename_task or "
+                "add_task, and train() without resume_from_checkpoint."
+            )
+        if not self.args.save_backbone:
+            load_result = load_result._replace(missing_keys=[])
+        super()._issue_warnings_after_load(load_result)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         try:

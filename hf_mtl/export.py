@@ -90,14 +90,16 @@ def _with_head(task: Task, plain: PlainHead, merged: PreTrainedModel, tokenizer:
         )
     with torch.device("meta"):
         model: Any = auto.from_config(config, dtype=merged.dtype)
-    base = getattr(model, model.base_model_prefix)
-    if type(base) is not type(merged):
-        raise task.not_plain(
-            f"{type(model).__name__} is on a {type(base).__name__}, and the task on a {type(merged).__name__}"
-        )
+    places = [path for path, module in model.named_modules() if type(module) is type(merged)]
+    if len(places) != 1:  # none, or an encoder's and a decoder's
+        base = type(getattr(model, model.base_model_prefix, model)).__name__
+        raise task.not_plain(f"{type(model).__name__} is on a {base}, and the task on a {type(merged).__name__}")
+    base = model.get_submodule(places[0])
     if getattr(base, "pooler", None) is not None:
         merged.pooler = base.pooler  # a dense layer that the class has and the task has not
-    setattr(model, model.base_model_prefix, merged)
+    model.set_submodule(places[0], merged)
+    if model.get_input_embeddings() is not merged.get_input_embeddings():
+        model.set_input_embeddings(merged.get_input_embeddings())  # T5's encoder is in a model that has the table too
     merged.config = model.config
     layers = _new_layers(task, model, merged)
     inputs, wanted = _sample(plain, merged)

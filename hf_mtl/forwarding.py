@@ -262,7 +262,8 @@ def weighted_sum(losses: Mapping[str, torch.Tensor], tasks: Mapping[str, Task]) 
 
 
 def _of_rows(rows: torch.Tensor | None, value: Any) -> Any:
-    return value if value is None or rows is None else value[rows]
+    """What is no tensor (`use_cache=False`) is of all rows."""
+    return value[rows] if rows is not None and isinstance(value, torch.Tensor) else value
 
 
 def _check_names(given: Iterable[str], known: Iterable[str]) -> None:

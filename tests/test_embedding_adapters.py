@@ -297,6 +297,18 @@ def test_a_table_that_cannot_be_routed_is_refused(
         )
 
 
+@pytest.mark.parametrize(("kind", "table"), [("t5", "shared.weight"), ("bart", "model.shared.weight")])
+def test_an_output_layer_that_is_the_table_is_refused_and_all_linear_leaves_it_out(
+    kind: str, table: str, tiny_backbone: Any
+) -> None:
+    folder, more = tiny_backbone(kind), [Translation(name="more")]
+    tied = LoraConfig(r=2, target_modules=["lm_head"])
+    with pytest.raises(ValueError, match=rf"'lm_head', whose weight is tied \({table}.*lm_head.weight\)"):
+        MultiTaskModel.from_backbone(folder, more, adapters=tied)
+    model = MultiTaskModel.from_backbone(folder, more, adapters=LoraConfig(r=2, target_modules="all-linear"))
+    assert not any("lm_head" in name for name, _ in model.named_parameters() if "lora_" in name)
+
+
 def test_a_task_that_cannot_have_a_table_leaves_the_model_as_it_is(tiny_backbone: Any) -> None:
     linear = LoraConfig(r=2, target_modules=["query"])
     model = MultiTaskModel.from_backbone(tiny_backbone(), [WORD, FillMask(name="fill")], adapters=linear)

@@ -102,6 +102,20 @@ def test_tasks_on_texts_and_tokens_give_the_same_logits(kind: str, tiny_backbone
     assert all(torch.equal(kept[name], after) for name, after in logits(model, inputs).items())  # it is a copy
 
 
+@pytest.mark.parametrize("more", [[], [Summarization(name="write")]], ids=["encoder alone", "beside one that writes"])
+def test_tags_of_an_encoder_decoders_encoder_give_the_same_logits(
+    more: list[Task], tiny_backbone: Any, tmp_path: Any
+) -> None:
+    tags = TokenClassification(name="tags", labels=("O", "B-a", "I-a"))
+    model = with_biases(build(tiny_backbone("t5"), LORA, tasks=[tags, *more]))
+    inputs = batch(model)
+    with torch.no_grad():
+        ours = model(**inputs, tasks=["tags"]).logits["tags"]
+        found = exported(model, "tags", tmp_path, "AutoModelForTokenClassification")(**inputs).logits
+    real = inputs["attention_mask"].bool()
+    assert close(ours[real], found[real])
+
+
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_multiple_choice_gives_the_same_logits(kind: str, tiny_backbone: Any, tmp_path: Any) -> None:
     model = with_biases(build(tiny_backbone(kind), LORA, tasks=[MultipleChoice(name="pick", pooling="first")]))
@@ -212,6 +226,7 @@ def test_a_merged_backbone_is_a_plain_one(kind: str, adapters: Any, tiny_backbon
         ("bert", MultipleChoice(name="it"), "mean vector.*pooling='first'"),
         ("llama", MultipleChoice(name="it", pooling="first"), "no AutoModelForMultipleChoice of a llama"),
         ("t5", TextClassification(name="it", labels=LABELS, pooling="first"), "T5"),
+        ("t5", QuestionAnswering(name="it", allow_no_answer=False), "is on a T5"),
         ("bart", TokenClassification(name="it", labels=("O", "B-a")), "no AutoModelForTokenClassification of a bart"),
         ("bert", SentenceEmbedding(name="it"), "no class for tasks of this type.*save_task.*merge_task"),
         ("bert", DependencyParsing(name="it", labels=("root", "obj")), "no class for tasks of this type"),

@@ -164,6 +164,14 @@ def test_a_task_is_plain_peft_and_goes_all_ways(kind: str, tiny_backbone: Any, t
     assert model.backbone_fingerprint("b") == MultiTaskModel.from_backbone(folder, tasks()).backbone_fingerprint("a")
 
 
+def test_all_linear_is_all_linear_for_every_task(tiny_backbone: Any) -> None:
+    model = scaled(tiny_backbone(), IA3Config(target_modules="all-linear", feedforward_modules=["output.dense"]))
+    model.add_task(MORE)
+    found = [module for module in model.backbone.modules() if isinstance(module, RoutedScaling)]
+    assert len(found) == 12 and all(module.has(name) for module in found for name in (*NAMES, "e"))
+    assert not any(isinstance(module.base_layer, RoutedScaling) for module in found)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_training_a_task_moves_its_own_vectors_and_no_other(dtype: torch.dtype, tiny_backbone: Any) -> None:
     model, inputs, ids = scaled(tiny_backbone(), dtype=dtype), texts(), torch.tensor(INDICES["two of the tasks"])

@@ -135,6 +135,14 @@ def test_the_only_task_stays(tiny_backbone: Any) -> None:
         model.remove_task("topic")
 
 
+def test_options_of_the_backbone_that_are_no_tensors_go_with_rows_of_several_tasks(tiny_backbone: Any) -> None:
+    model = build(tiny_backbone("gpt2"), LORA)
+    inputs, ids = batch(model), torch.tensor([1, 0])
+    wanted = logits(model, inputs, task_ids=ids)
+    found = logits(model, inputs, task_ids=ids, use_cache=False)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "t5", "modernbert", "deberta-v2"])
 def test_rows_of_several_tasks_in_a_batch_equal_each_task_alone(kind: str, tiny_backbone: Any) -> None:
     model = build(tiny_backbone(kind), LORA)

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_modeling import batch, build, logits, three_tasks
 from tiny import ARCHITECTURES
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from hf_mtl import FillMask, MultiTaskModel, TextClassification, TextGeneration, Translation
 from hf_mtl.adapters import fingerprint
@@ -84,7 +84,11 @@ def test_plain_peft_reads_a_packs_adapter(kind: str, tiny_backbone: Any, tmp_pat
     assert torch.allclose(ours, theirs, atol=1e-4) and not torch.allclose(ours, bare, atol=1e-2)
 
 
-@pytest.mark.parametrize("adapters", [WIDE, DORA], ids=["rslora", "dora"])
+# With it users of peft say for which class of theirs an adapter is.
+TYPED = LoraConfig(r=2, target_modules=["query"], task_type="CAUSAL_LM")
+
+
+@pytest.mark.parametrize("adapters", [WIDE, DORA, TYPED], ids=["rslora", "dora", "task_type"])
 def test_plain_peft_reads_every_form(adapters: Any, tiny_backbone: Any, tmp_path: Any) -> None:
     model = trained_everywhere(build(tiny_backbone(), adapters))
     model.save_task("tags", tmp_path)
@@ -239,6 +243,10 @@ def damaged(folder: Path, how: str) -> None:
     elif how == "newer":
         said = json.loads((folder / "task.json").read_text())
         (folder / "task.json").write_text(json.dumps(said | {"format": 2}))
+    elif how == "cut description":
+        (folder / "task.json").write_text((folder / "task.json").read_text()[:-9])
+    elif how == "foreign":
+        (folder / "task.json").write_text("{}")
     elif how == "no adapter":
         (folder / "adapter" / "adapter_model.safetensors").unlink()
     else:
@@ -251,6 +259,8 @@ def damaged(folder: Path, how: str) -> None:
     [
         ("no pack", OSError, "is no task pack: it has no task.json.*save_task"),
         ("newer", ValueError, "format 2.*this version reads 1.*pip install -U"),
+        ("cut description", OSError, r"task\.json is cut short or damaged"),
+        ("foreign", OSError, r"task\.json is no task pack's.*save_task"),
         ("no adapter", OSError, "lacks adapter_model.safetensors"),
         ("cut", OSError, "head.safetensors is cut short or damaged"),
     ],
@@ -341,6 +351,27 @@ def test_of_a_classifiers_adapter_the_backbones_part_is_taken(
     assert torch.allclose(model.encode(["topic"], **inputs)[-1], wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForSeq2SeqLM])
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_of_an_encoder_decoders_adapter_a_task_takes_what_it_runs_through(
+    kind: str, auto: Any, tiny_backbone: Any, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["q", "v"] if kind == "t5" else ["q_proj", "v_proj"]
+    plain = made_by_peft(auto.from_pretrained(tiny_backbone(kind)), tmp_path, r=2, target_modules=names)
+    tasks = [three_tasks()[0], Translation(name="write")]
+    for given in (tasks[:1], tasks):
+        model = build(tiny_backbone(kind), LORA, tasks=given)
+        inputs = batch(model)
+        for task in given:
+            caplog.clear()
+            with caplog.at_level(logging.WARNING, "hf_mtl"):
+                model.attach_adapter(task.name, tmp_path)
+            assert ("decoder" in caplog.text) == (task.name == "topic")  # which does not run through it
+            with torch.no_grad():
+                wanted, found = plain.get_encoder()(**inputs)[0], model.encode([task.name], **inputs)[-1]
+            assert torch.allclose(wanted, found, atol=1e-5)
+
+
 def test_a_damaged_adapter_leaves_the_tasks_own(tiny_backbone: Any, tmp_path: Any) -> None:
     made_by_peft(AutoModel.from_pretrained(tiny_backbone()), tmp_path, r=5, target_modules=["query", "dense"])
     file = tmp_path / "adapter_model.safetensors"
@@ -355,6 +386,9 @@ def test_a_damaged_adapter_leaves_the_tasks_own(tiny_backbone: Any, tmp_path: An
     assert all(torch.equal(found, before[name]) for name, found in logits(model, inputs).items())
     assert {name for name, p in model.named_parameters() if p.requires_grad} == learned
     assert model.config.to_dict() == config
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(OSError, match=r"adapter_model\.safetensors is cut short or damaged"):
+        model.attach_adapter("topic", tmp_path)
 
 
 def test_an_adapter_that_does_not_fit_is_refused(tiny_backbone: Any, tmp_path: Any) -> None:

@@ -1,5 +1,6 @@
 """A task of a model gets another name, its adapter becomes another one, and tasks are made out of others."""
 
+import logging
 from typing import Any
 
 import datasets
@@ -157,8 +158,9 @@ def test_training_one_task_leaves_the_others_answers_bit_identical(
 
 
 def test_checkpoints_without_the_backbone_are_resumed_from_to_the_bit(
-    tiny_backbone: Any, rows: Any, tmp_path: Any
+    tiny_backbone: Any, rows: Any, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    logging.getLogger("transformers.trainer").addHandler(caplog.handler)  # transformers' own does not hand records on
     data = datasets.Dataset.from_list(
         [
             {"text": row["text"], "label": "good" if i % 3 else "bad"}
@@ -177,9 +179,15 @@ def test_checkpoints_without_the_backbone_are_resumed_from_to_the_bit(
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3") if resume else None)
         found.append(logits(model, batch(model))["mood"])
     assert torch.equal(*found)
+    assert "missing keys" not in caplog.text
     saved = load_file(tmp_path / "checkpoint-6" / "model.safetensors")
     assert all("lora_" in name or name.startswith("heads.") for name in saved)
     again = MultiTaskModel.from_pretrained(tmp_path / "checkpoint-6")
     assert torch.equal(logits(again, batch(again))["mood"], found[0])
+    renamed = build(tiny_backbone(), LORA, tasks=[MOOD])
+    renamed.rename_task("mood", "temper")
+    trainer = MultiTaskTrainer(renamed, args, train_dataset={"temper": data})
+    with pytest.raises(ValueError, match=r"no weights of \['temper'\].*by other names.*rename_task"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     with pytest.raises(ValueError, match="save_backbone=False leaves the backbone out"):
         MultiTaskTrainer(build(tiny_backbone(), None, tasks=[MOOD]), args, train_dataset={"mood": data})

@@ -1,16 +1,18 @@
 """A task starts from other tasks' adapters: merged as peft merges them, and the nearest ones."""
 
+import logging
 from typing import Any
 
 import datasets
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import IA3Config, LoraConfig, PeftModel
 from test_modeling import batch, build, logits
+from test_packs import trained_everywhere
 from transformers import AutoModel
 
 from hf_mtl import FillMask, MultipleChoice, MultiTaskModel, TextClassification, TokenClassification
-from hf_mtl.adapters import COMBINATIONS
+from hf_mtl.adapters import COMBINATIONS, adapter_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -87,6 +89,51 @@ def test_the_mean_of_several_is_the_mean_of_what_they_add(tiny_backbone: Any) ->
         assert torch.allclose(delta(layer, "mood"), wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("target", ["query", "word_embeddings"])
+def test_rank_that_the_sources_do_not_fill_adds_nothing_and_learns(target: str, tiny_backbone: Any) -> None:
+    model = trained_everywhere(build(tiny_backbone(), LoraConfig(r=2, target_modules=[target])))
+    model.add_task(MOOD, adapter=LoraConfig(r=6, target_modules=[target]))
+    model.start_task("mood", "tags")
+    inputs = batch(model)
+    with torch.no_grad():
+        states = [model.encode([name], **inputs)[-1] for name in ("tags", "mood")]
+    assert torch.allclose(*states, atol=1e-5)
+    model.train()(**inputs, tasks=["mood"], labels=torch.tensor([0, 1])).loss.backward()
+    for layer in adapter_layers(model.backbone):
+        down, up = (kind[0].grad for kind in layer.weights(["mood"]))
+        assert (down.abs().sum(1) + up.abs().sum(0) > 0).all()  # each of the six directions
+
+
+@pytest.mark.parametrize(
+    "adapters",
+    [
+        [LoraConfig(r=2, target_modules=["query"]), LoraConfig(r=2, target_modules=["query", "value"])],
+        [IA3Config(target_modules=names, feedforward_modules=[]) for names in (["query"], ["query", "value"])],
+    ],
+    ids=["lora", "ia3"],
+)
+def test_of_a_learned_task_nothing_is_left_where_no_source_has_an_adapter(adapters: Any, tiny_backbone: Any) -> None:
+    own = dict(zip(("topic", "tags", "answer"), (*adapters, None), strict=True))
+    model = trained_everywhere(build(tiny_backbone(), own))
+    model.start_task("tags", "topic")
+    with torch.no_grad():
+        states = [model.encode([name], **batch(model))[-1] for name in ("topic", "tags")]
+    assert torch.allclose(*states, atol=1e-5)
+
+
+def test_what_sources_have_in_layers_without_an_adapter_is_said_to_be_left_out(
+    tiny_backbone: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build(tiny_backbone(), LORA)
+    model.add_task(MOOD, adapter=LoraConfig(r=4, target_modules=["query"]))
+    with caplog.at_level(logging.WARNING, "hf_mtl"):
+        model.start_task("mood", ["topic", "tags"])
+        assert "'mood' has no adapter in 6 layers where 'topic', 'tags' have (encoder.layer.0.att" in caplog.text
+        caplog.clear()
+        model.start_task("topic", "tags")
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "sources", "options", "message"),
     [
@@ -98,13 +145,15 @@ def test_the_mean_of_several_is_the_mean_of_what_they_add(tiny_backbone: Any) ->
         ("mood", "topic", {"density": 0.0}, "density must be above 0"),
         ("mood", "topic", {"method": "ties"}, "different ranks.*'ties_svd'"),
         ("mood", "dora", {}, "DoRA adapters cannot be combined"),
+        ("mood", "biased", {}, "lora_bias=True cannot be combined"),
     ],
 )
 def test_what_cannot_be_combined_is_refused_and_changes_nothing(
     name: str, sources: Any, options: Any, message: str, tiny_backbone: Any
 ) -> None:
-    extra = {n: TextClassification(name=n, labels=("x", "y")) for n in ("topic", "bare", "dora")}
+    extra = {n: TextClassification(name=n, labels=("x", "y")) for n in ("topic", "bare", "dora", "biased")}
     own = {"topic": LORA, "bare": None, "dora": LoraConfig(r=2, target_modules=["query"], use_dora=True)}
+    own["biased"] = LoraConfig(r=2, target_modules=["query"], lora_bias=True)
     model = build(tiny_backbone(), own, tasks=list(extra.values()))
     model.add_task(MOOD, adapter=LoraConfig(r=2, target_modules=["query", "dense"]))
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -1,5 +1,6 @@
 """One task's adapter made out of others': peft's weighted merges, into an adapter that is there already."""
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -10,9 +11,12 @@ from torch import nn
 from .embedding import RoutedEmbedding
 from .inject import adapter_layers
 from .layers import RoutedLinear
+from .routed import RoutedLayer
 from .scaling import RoutedScaling
 
 __all__ = ["COMBINATIONS", "combine_adapters"]
+
+logger = logging.getLogger(__name__)
 
 Merge = Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor]
 
@@ -29,7 +33,8 @@ def combine_adapters(
 
     With `svd` the products of the low-rank weights are added up and cut to the adapter's rank; without, the two
     matrices are each added up, which mixes one task's down with another's up (peft's own `linear`, and cheap). A layer
-    that a source has no weights for takes what the others have.
+    that a source has no weights for takes what the others have; one that none has any for begins anew. What sources
+    have in layers where the task has no adapter is left out, with a warning.
 
     Args:
         part: the part of the backbone that has the adapters.
@@ -40,8 +45,8 @@ def combine_adapters(
         seed: of the values that `dare` keeps.
 
     Raises:
-        ValueError: adapters that cannot be combined: DoRA's, of different ranks by a method without `svd`, or IA3's
-            vectors by a method that does not simply add them up.
+        ValueError: adapters that cannot be combined: DoRA's, those with a bias, of different ranks by a method without
+            `svd`, or IA3's vectors by a method that does not simply add them up.
     """
     found = [layer for layer in adapter_layers(part) if layer.has(name)]
     layers = [layer for layer in found if isinstance(layer, RoutedLinear | RoutedEmbedding)]
@@ -52,16 +57,24 @@ def combine_adapters(
             raise ValueError(f"IA3's vectors can only be added up, not combined by {method!r}. Use method='linear'.")
         if own := {source: weight for source, weight in weights.items() if scaling.has(source)}:
             scaling.combine(name, own)
+        else:
+            scaling.redraw(name)
+    _warn_of_left_out(part, name, weights)
     merge = _merge(method.removesuffix("_svd"), density)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for layer in layers:
             present = {source: weight for source, weight in weights.items() if layer.has(source)}
-            if present:
+            if not present:
+                layer.redraw(name)
+            else:
                 down, up = _combined(layer, present, method, merge, layer.r[name])
                 own_down, own_up = (kind[0] for kind in layer.weights([name]))
-                own_down.zero_()[: len(down)] = down.to(own_down)
-                own_up.zero_()[:, : up.shape[1]] = (up / layer.scaling[name]).to(own_up)
+                # What the sources do not fill of the rank adds nothing, as in a fresh adapter: one side is zero there,
+                # and the other is not, for neither would ever learn.
+                (own_down[len(down) :] if isinstance(layer, RoutedEmbedding) else own_up[:, len(down) :]).zero_()
+                own_down[: len(down)] = down.to(own_down)
+                own_up[:, : len(down)] = (up / layer.scaling[name]).to(own_up)
 
 
 def _check(layer: RoutedLinear | RoutedEmbedding, name: str, weights: Mapping[str, float], method: str) -> None:
@@ -70,12 +83,27 @@ def _check(layer: RoutedLinear | RoutedEmbedding, name: str, weights: Mapping[st
         raise ValueError(
             "DoRA adapters cannot be combined: their magnitudes do not add up. Use LoRA without use_dora=True."
         )
+    if any(layer.lora_bias.get(other) for other in names):
+        raise ValueError(
+            "Adapters with lora_bias=True cannot be combined: peft merges their matrices alone. Use LoRA without it."
+        )
     ranks = {other: len(layer.weights([other])[0][0]) for other in names}
     if not method.endswith("svd") and len(set(ranks.values())) > 1:
         raise ValueError(
             f"Adapters of different ranks ({ranks}) cannot be combined by {method!r}. Use method="
             f"{'svd' if method == 'linear' else method + '_svd'!r}."
         )
+
+
+def _warn_of_left_out(part: nn.Module, name: str, weights: Mapping[str, float]) -> None:
+    layers = [(path, layer) for path, layer in part.named_modules() if isinstance(layer, RoutedLayer)]
+    left = [path for path, layer in layers if not layer.has(name) and any(map(layer.has, weights))]
+    if left:
+        logger.warning(
+            "Task %r has no adapter in %d layers where %s have (%s, ...): what they add there is left out. To take it "
+            "over, add the task with an adapter in these layers too: add_task(task, adapter=...).",
+            name, len(left), ", ".join(map(repr, weights)), left[0],
+        )  # fmt: skip
 
 
 def _merge(kind: str, density: float) -> Merge:

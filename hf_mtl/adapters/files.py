@@ -11,6 +11,7 @@ import torch
 from peft import IA3Config, LoraConfig, PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -68,6 +69,7 @@ def save_adapter(
     config: Any = copy.deepcopy(settings)
     config.base_model_name_or_path = base
     config.inference_mode = True
+    config.task_type = None  # by it peft would open it as a class with a head, which no backbone alone is
     # The layers by their full names: "all-linear", or "dense", would take in a pooler, which has no adapter here.
     config.target_modules = {path for path, layer in _layers(part, name)}
     config.exclude_modules = None
@@ -130,13 +132,21 @@ def fill_adapter(part: nn.Module, name: str, values: Mapping[str, torch.Tensor])
             parameter.copy_(values[key])
 
 
-def read_adapter(folder: str | os.PathLike[str], part: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def read_adapter(
+    folder: str | os.PathLike[str], part: Any, inside: str = ""
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """An adapter that plain peft made: its settings for this part of a backbone, and its values by our names.
 
     The layers are those that the file has values for. What it has for a classifier or a pooler is left out, with a
     warning: no head here reads them.
 
+    Args:
+        folder: with peft's two files.
+        part: the part of the backbone that gets the adapter.
+        inside: how the names of its layers begin in the whole model, of which the file may be: `encoder.`.
+
     Raises:
+        OSError: the file of weights is damaged.
         ValueError: a kind of adapter that cannot be routed, or one for another backbone.
     """
     config = PeftConfig.from_pretrained(os.fspath(folder))
@@ -149,13 +159,15 @@ def read_adapter(folder: str | os.PathLike[str], part: Any) -> tuple[dict[str, A
             "path_initial_model_for_weight_conversion=...)."
         )
     known = {path: module for path, module in part.named_modules() if isinstance(module, nn.Module)}
-    raw = load_file(Path(folder, SAFETENSORS_WEIGHTS_NAME))
+    raw = _values(Path(folder, SAFETENSORS_WEIGHTS_NAME))
     values: dict[str, torch.Tensor] = {}
     places: dict[str, str] = {}  # layer here -> layer as the file names it
     left: list[str] = []
     for key, value in raw.items():
         path, kind, rest = _split(key)
-        here = path if path in known else path.removeprefix(f"{part.base_model_prefix}.")
+        prefix = f"{part.base_model_prefix}."
+        bare = path.removeprefix(prefix)
+        here = next((p for p in (path, bare, bare.removeprefix(inside), prefix + path) if p in known), bare)
         if key.endswith(".base_layer.weight"):
             _check_table(folder, key, part, value)
         elif kind and here in known:
@@ -181,6 +193,13 @@ def read_adapter(folder: str | os.PathLike[str], part: Any) -> tuple[dict[str, A
     if left:
         logger.warning("Left out of the adapter in %s, as no head here reads it: %s.", folder, ", ".join(left))
     return adapter_to_dict(_for_layers(config, places, values)) or {}, values
+
+
+def _values(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} is cut short or damaged ({error}). Copy or download it again.") from error
 
 
 def _split(key: str) -> tuple[str, str, str]:

@@ -18,7 +18,7 @@ from .layers import MORE, RoutedLinear
 from .routed import RoutedLayer
 from .scaling import RoutedIA3
 from .settings import starts_from_base
-from .targets import check_embeddings, check_scaling, check_targets
+from .targets import check_embeddings, check_scaling, check_targets, check_tied
 
 __all__ = [
     "KEPT_IN_32_BITS",
@@ -45,6 +45,7 @@ def check_adapters(
     """Looks at where adapters would be put, before anything is changed; as for `inject_adapters`."""
     check_targets(backbone, config.target_modules)
     check_embeddings(backbone if whole is None else whole, backbone, config, composition)
+    check_tied(backbone if whole is None else whole, backbone, config)
     if isinstance(config, IA3Config):
         check_scaling(backbone, config)
 

@@ -10,6 +10,7 @@ from peft import IA3Config
 from peft.tuners.ia3 import IA3Model
 from peft.tuners.ia3 import Linear as IA3Linear
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from .routed import RoutedLayer
@@ -60,6 +61,15 @@ class RoutedScaling(IA3Linear, RoutedLayer):
 
 class RoutedIA3(IA3Model):
     """peft's injector of IA3, with routed layers."""
+
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        """Says what `all-linear` is: peft knows layers that have adapters already by their class's name, not these."""
+        super()._prepare_model(peft_config, model)
+        if peft_config.target_modules == "all-linear":
+            output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+            kinds = (RoutedScaling, nn.Linear, Conv1D)
+            found = ((path, m) for path, m in model.named_modules() if isinstance(m, kinds) and m is not output)
+            peft_config.target_modules = {path for path, _ in found if not path.endswith(".base_layer")}
 
     @staticmethod
     def _create_new_module(ia3_config: IA3Config, adapter_name: str, target: nn.Module, **kwargs: Any) -> RoutedScaling:

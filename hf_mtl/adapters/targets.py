@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from ..nearest import nearest
 from .composing import Composition
 from .scaling import RoutedIA3, RoutedScaling
 
-__all__ = ["check_embeddings", "check_scaling", "check_targets"]
+__all__ = ["check_embeddings", "check_scaling", "check_targets", "check_tied"]
 
 
 def check_targets(backbone: nn.Module, targets: str | Iterable[str] | None) -> None:
@@ -72,6 +73,28 @@ def check_embeddings(
                 f"{told}, whose weight is tied, one in {len(places)} places ({', '.join(places)}): the adapter would "
                 "be on one of them only, and could not be merged. Name other layers (target_modules='all-linear'), or "
                 "use a backbone that was saved with tie_word_embeddings=False and a weight of its own in each place."
+            )
+
+
+def check_tied(whole: nn.Module, part: nn.Module, config: LoraConfig | IA3Config) -> None:
+    """Raises ValueError where a target is a language model's output layer whose weight is the table of tokens too.
+
+    peft's `all-linear` leaves it out by itself.
+    """
+    if not config.target_modules or config.target_modules == "all-linear":
+        return
+    places = [(f"{path}.{name}", p) for path, m in whole.named_modules() for name, p in m.named_parameters("", False)]
+    times = Counter(id(parameter) for _, parameter in places)
+    for path, module in part.named_modules():
+        base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if not isinstance(base, nn.Linear | Conv1D) or times[id(base.weight)] < 2 or path.endswith(".base_layer"):
+            continue
+        if check_target_module_exists(config, path):
+            tied = ", ".join(name for name, parameter in places if parameter is base.weight)
+            raise ValueError(
+                f"target_modules={_shown(config.target_modules)} takes in {path!r}, whose weight is tied ({tied}): an "
+                "adapter that is merged into it would change the other places too. Leave it out, or use a backbone "
+                "that was saved with tie_word_embeddings=False and a weight of its own in each place."
             )
 
 

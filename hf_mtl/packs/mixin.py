@@ -237,7 +237,8 @@ class PacksMixin(PreTrainedModel):
             if not (folder / file).is_file():
                 raise OSError(f"{str(source)!r} holds no adapter in peft's format: it has no {file}.")
         part = self._part(task)
-        settings, values = read_adapter(folder, part)
+        encoder = self.config.text_config.is_encoder_decoder and task.language_model is None  # type: ignore[union-attr]
+        settings, values = read_adapter(folder, part, "encoder." if encoder else "")
         before, own = self.config.adapter_of(name), name in (self.config.task_adapters or {})
         kept = {place: values.detach().clone() for place, values in adapter_tensors(self.backbone, name)}
         try:

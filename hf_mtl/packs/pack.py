@@ -77,7 +77,7 @@ class TaskPack:
                 f"{str(source)!r} is no task pack: it has no {DESCRIPTION}. A pack is made by model.save_task(name, "
                 "folder) or model.push_task(name, repo_id); a whole model is loaded by MultiTaskModel.from_pretrained."
             )
-        said = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        said = _description(folder / DESCRIPTION)
         if said["format"] > FORMAT:
             raise ValueError(
                 f"Task pack {str(source)!r} has format {said['format']}, made by hf_mtl {said['versions']['hf_mtl']}; "
@@ -92,6 +92,16 @@ class TaskPack:
             values={} if said["adapter"] is None else _weights(folder / ADAPTER / ADAPTER_FILES[1]),
             source=os.fspath(source),
         )
+
+
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{path} is cut short or damaged ({error}). Copy or download it again.") from error
+    if not isinstance(said, dict) or "format" not in said:
+        raise OSError(f"{path} is no task pack's: it has no 'format'. A pack is made by model.save_task(name, folder).")
+    return said
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
