@@ -16,6 +16,7 @@ from .gradvac import GradVac
 from .learned_scales import IMTLL, Uncertainty
 from .nash_mtl import NashMTL
 from .random_weights import RLW
+from .smoothed_weights import CRMOGM
 from .torchjd_methods import aligned_mtl, cagrad, config, dualproj, fairgrad, imtl_g, mgda, pcgrad, upgrad
 
 __all__ = [
@@ -42,6 +43,7 @@ GRADIENT_METHODS: dict[str, Callable[..., Balancing]] = {
     "aligned-mtl": aligned_mtl,
     "cagrad": cagrad,
     "config": config,
+    "cr-mogm": CRMOGM,
     "dualproj": dualproj,
     "fairgrad": fairgrad,
     "graddrop": GradDrop,

@@ -18,6 +18,7 @@ ORACLES: dict[str, Any] = {
     "aligned-mtl": aggregation.AlignedMTL,
     "cagrad": lambda: aggregation.CAGrad(c=0.5),
     "config": aggregation.ConFIG,
+    "cr-mogm": lambda: aggregation.GramianWeightedAggregator(aggregation.CRMOGMWeighting(aggregation.MGDAWeighting())),
     "dualproj": aggregation.DualProj,
     "fairgrad": lambda: aggregation.FairGrad(alpha=2.0),
     "gradvac": aggregation.GradVac,
@@ -312,6 +313,17 @@ def test_a_resumed_method_goes_on_to_the_bit_and_leaves_the_global_generator_alo
     resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
     pairs = zip(run(resumed, range(5, 8)), run(unbroken, range(5, 8)), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_cr_mogm_averages_weights_by_task(net: Net) -> None:
+    smooth, plain = make("cr-mogm", alpha=0.25, of="upgrad"), make("upgrad")
+    for method in (smooth, plain):
+        assert isinstance(method, GramianBalancing)
+    first, second = (collected(net, batches(step)).gramian() for step in range(2))
+    two = [plain.solve(g / g.diagonal().mean(), [], {}).numpy() for g in (first[[0, 2]][:, [0, 2]], second)]
+    smooth.weigh(first[[0, 2]][:, [0, 2]], ["a", "c"])
+    wanted = 0.75 * two[1] + 0.25 * np.array([two[0][0], two[1][1], two[0][1]])
+    assert smooth.weigh(second, TASKS).numpy() == pytest.approx(wanted * 3 / wanted.sum(), abs=1e-5)
 
 
 def test_gradvac_remembers_cosines_by_task(net: Net) -> None:

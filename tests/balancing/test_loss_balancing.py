@@ -215,6 +215,8 @@ def test_an_unknown_method_or_option_is_named_with_the_nearest(method: str, opti
         ("famo", {"weight_decay": -1}, r"weight_decay=-1 must be"),
         ("fairgrad", {"alpha": 0}, r"alpha=0 must be above 0"),
         ("graddrop", {"leak": 2}, r"leak=2 must be from 0 to 1"),
+        ("cr-mogm", {"of": "mdga"}, r"of='mdga' is no method whose weights can be averaged.*'mgda'"),
+        ("cr-mogm", {"alpha": 1.0}, r"alpha=1.0 must be from 0 to below 1"),
         ("aligned-mtl", {"scale_mode": "max"}, r"scale_mode='max' must be 'min', 'median' or 'rmse'"),
     ],
 )
