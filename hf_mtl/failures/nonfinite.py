@@ -83,6 +83,18 @@ class NonFiniteMixin(Trainer):
         bad: Any = self.accelerator.reduce((~finite).float(), reduction="sum")
         return not bool(bad)
 
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """As transformers' own, but for a norm that is not finite: by that all gradients would be made NaN, and which
+        of them are the cause could not be said."""
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if self._at_once or self.is_fsdp_enabled or any(type(gradient) is not Tensor for gradient in gradients):
+            return super()._clip_grad_norm(model)
+        self.accelerator.unscale_gradients()
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = torch.where(norm.isfinite(), norm, torch.zeros_like(norm))  # where it is not, nothing is clipped
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, finite)
+        return norm
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         self._gradient_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         return self._gradient_norm

@@ -153,6 +153,15 @@ def test_a_gradient_that_is_not_finite_stops_as_a_loss_does(make: Any) -> None:
     assert same(watch.before, trainer.model)
 
 
+def test_a_gradient_that_is_not_finite_is_named_and_none_of_the_others(make: Any) -> None:
+    trainer = make()
+    (name, broken), *others = trainer.model.heads["long"].named_parameters()
+    broken.register_hook(lambda gradient: gradient * math.inf)
+    assert others
+    with pytest.raises(NonFiniteError, match=rf"though all losses are, at heads\.long\.{name}\. The step's tasks"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("balancing", ["static", "pcgrad"])
 def test_steps_of_which_none_is_finite_stop_after_so_many(make: Any, balancing: str) -> None:
     watch = Watch()
