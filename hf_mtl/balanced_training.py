@@ -52,9 +52,12 @@ class BalancedTrainingMixin(Trainer):
         self._begin_balancing(self.processing_class)
         if self._balancing is not None:
             if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                reason = "needs whole gradients in each process"
+                if isinstance(self._balancing, LossBalancing):
+                    reason = "multiplies whole gradients between the last backward and the optimizer's step"
                 raise ValueError(
-                    f"balancing={self.args.balancing!r} needs whole gradients in each process, which DeepSpeed and "
-                    "FSDP have not: train without them, or with balancing='static'."
+                    f"balancing={self.args.balancing!r} {reason}, which DeepSpeed and FSDP have not: train without "
+                    "them, or with balancing='static'."
                 )
             if kwargs.get("resume_from_checkpoint") is not None:
                 self._load_balancing(Path(kwargs["resume_from_checkpoint"], _STATE), self._balancing)

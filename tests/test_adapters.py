@@ -296,16 +296,21 @@ def test_weights_that_lie_together_are_read_as_they_are() -> None:
     assert len({p.data_ptr() for p in [*downs, *ups]}) == 8
 
 
-def test_compiled_layers_answer_alike() -> None:
-    module, index = layer().eval(), INDICES["in any order"]
-    x, route = torch.randn(8, 5, 12), route_of(INDICES["in any order"])
+def test_compiled_layers_answer_and_learn_alike() -> None:
+    module, index = layer(), INDICES["in any order"]
+    x, route = torch.randn(8, 5, 12), route_of(index)
 
     def run(x: torch.Tensor) -> torch.Tensor:
         with use_route(route):
             return module(x)
 
     compiled = torch.compile(run, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), by_row(module, x, index), atol=1e-5, rtol=1e-6)
+    learning = [p for name in NAMES for p in adapter_parameters(module, name)]
+    found, expected = compiled(x), by_row(module, x, index)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-6)
+    of_both = [torch.autograd.grad(y.pow(2).sum(), learning) for y in (found, expected)]
+    for ours, theirs in zip(*of_both, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def tasks() -> list[TextClassification]:
