@@ -17,6 +17,7 @@ from .adapters import (
     composition_of,
     delete_adapter,
     inject_adapters,
+    order_adapters,
     recompose,
     rename_adapter,
     rename_key,
@@ -213,6 +214,7 @@ class TaskLifeMixin(FreezingMixin):
         for found in groups.values():
             names = [task.name for task in found]
             self._inject_into(self._part(found[0]), config.adapter_of(names[0]), names, loading)
+        order_adapters(self.backbone, adapter_names(config, self.tasks))
 
     def _inject_into(self, part: PreTrainedModel, settings: Any, names: list[str], loading: bool) -> None:
         adapter: Any = adapter_from_dict(settings, loading=loading)

@@ -165,7 +165,8 @@ def test_a_task_of_its_own_starts_from_shared_adapters(sharing: str, tiny_backbo
     model = made(tiny_backbone(), sharing)
     before = answers(model)
     model.add_task(NEW, adapter=LoraConfig(r=8, lora_alpha=4, target_modules="all-linear"))
-    model.start_task("new", {"a": 0.25, "c": 0.75})
+    model.train().start_task("new", {"a": 0.25, "c": 0.75})  # in which tasks of `poly` draw their skills
+    model.eval()
     with torch.no_grad():
         for layer in (m for m in model.modules() if hasattr(m, "effective")):
             (a, c, new) = (up @ down for down, up in map(layer.effective, ["a", "c", "new"]))
@@ -173,6 +174,26 @@ def test_a_task_of_its_own_starts_from_shared_adapters(sharing: str, tiny_backbo
     assert all(torch.equal(answers(model)[name], before[name]) for name in before)
     with pytest.raises(ValueError, match=r"'a' cannot be given other values: .*add_task\(task, adapter="):
         model.start_task("a", "c")
+
+
+@pytest.mark.parametrize("sharing", ["private", *MADE])
+def test_the_order_of_the_parameters_is_that_of_the_tasks_however_they_came(
+    sharing: str, tiny_backbone: Any, tmp_path: Path
+) -> None:
+    """A checkpoint knows an optimizer's state by it alone."""
+    options = MADE.get(sharing, {"adapters": SHARED})
+    plain: Any = get_peft_model(AutoModel.from_pretrained(tiny_backbone()), OWN["of another rank and scale"])
+    plain.save_pretrained(tmp_path)
+    model = MultiTaskModel.from_backbone(tiny_backbone(), tasks(), **options)
+    before = [name for name, _ in model.named_parameters()]
+    model.add_task(NEW, adapter=OWN["dora"])
+    model.add_task(TextClassification(name="last", labels=["no", "yes"]))
+    if sharing != "poly" and sharing != "mtl-lora":  # whose parts of a task are others
+        model.attach_adapter("a", tmp_path)
+        assert [n for n, _ in model.named_parameters() if "new" not in n and "last" not in n] == before
+    model.save_pretrained(tmp_path / "whole")
+    loaded = MultiTaskModel.from_pretrained(tmp_path / "whole")
+    assert [name for name, _ in loaded.named_parameters()] == [name for name, _ in model.named_parameters()]
 
 
 def test_where_all_go_through_one_adapter_no_task_has_its_own(tiny_backbone: Any, tmp_path: Path) -> None:

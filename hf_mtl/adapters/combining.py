@@ -87,7 +87,7 @@ def _check(layer: RoutedLinear | RoutedEmbedding, name: str, weights: Mapping[st
         raise ValueError(
             "Adapters with lora_bias=True cannot be combined: peft merges their matrices alone. Use LoRA without it."
         )
-    ranks = {other: len(layer.weights([other])[0][0]) for other in names}
+    ranks = {other: len(_weights(layer, [other])[0][0]) for other in names}
     if not method.endswith("svd") and len(set(ranks.values())) > 1:
         raise ValueError(
             f"Adapters of different ranks ({ranks}) cannot be combined by {method!r}. Use method="
@@ -115,7 +115,7 @@ def _combined(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`down [r, in]` and `up [out, r]`, whose product is what is added to the base weight. On the CPU, where `dare`
     draws by the seed."""
-    downs, ups = ([value.float().cpu() for value in kind] for kind in layer.weights(list(weights)))
+    downs, ups = ([value.float().cpu() for value in kind] for kind in _weights(layer, list(weights)))
     factors = torch.tensor([weight * layer.scale_of(source) for source, weight in weights.items()])
     if method == "svd":
         return _cut(
@@ -128,6 +128,14 @@ def _combined(
         return right[:rank], left[:, :rank] * values[:rank]
     roots = factors.abs().sqrt()
     return merge(downs, roots * factors.sign()), merge(ups, roots)  # a sign on both would be none
+
+
+def _weights(layer: RoutedLinear | RoutedEmbedding, names: list[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """As they act in evaluation: in training a task of `poly` draws which skills count."""
+    training, layer.training = layer.training, False
+    found = layer.weights(names)
+    layer.training = training
+    return found
 
 
 def _cut(up: torch.Tensor, down: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,6 +27,7 @@ __all__ = [
     "check_adapters",
     "delete_adapter",
     "inject_adapters",
+    "order_adapters",
     "recompose",
     "reset_missing",
     "task_of_key",
@@ -118,6 +119,23 @@ def recompose(backbone: nn.Module, composition: Composition | None) -> None:
     for layer in adapter_layers(backbone):
         if layer.composition is not None:
             layer.composition = composition
+
+
+def order_adapters(backbone: nn.Module, names: Sequence[str]) -> None:
+    """Puts the adapters of each layer into this order, others behind them.
+
+    A checkpoint knows an optimizer's state by the places of the parameters alone: they must be the same in a model
+    whose tasks came one after the other, and in one that is loaded with all of them.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    for layer in adapter_layers(backbone):
+        for kind in layer.adapter_layer_names:
+            held: Any = getattr(layer, kind)
+            items = sorted(held.items(), key=lambda item: places.get(item[0], len(places)))
+            if [name for name, _ in items] != list(held):
+                held.clear()
+                for name, item in items:
+                    held[name] = item
 
 
 def _take_start(layer: RoutedLinear, init: Any) -> None:

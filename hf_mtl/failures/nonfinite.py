@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
@@ -86,16 +86,27 @@ class NonFiniteMixin(Trainer):
     def _clip_grad_norm(self, model: Any) -> Any:
         """As transformers' own, but for a norm that is not finite: by that all gradients would be made NaN, and which
         of them are the cause could not be said."""
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if self._at_once or self.is_fsdp_enabled or any(type(gradient) is not Tensor for gradient in gradients):
+        norm = self._plain_norm(model)
+        if norm is None:
             return super()._clip_grad_norm(model)
-        self.accelerator.unscale_gradients()
-        norm = torch.nn.utils.get_total_norm(gradients)
         finite = torch.where(norm.isfinite(), norm, torch.zeros_like(norm))  # where it is not, nothing is clipped
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, finite)
         return norm
 
+    def _plain_norm(self, model: Any) -> Tensor | None:
+        """The norm of the gradients, which are unscaled; None: they are not whole, or not there any more."""
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        kind = self.accelerator.distributed_type
+        if self._at_once or self.is_fsdp_enabled or kind == DistributedType.XLA:
+            return None
+        if any(type(gradient) is not Tensor for gradient in gradients):
+            return None
+        self.accelerator.unscale_gradients()
+        return torch.nn.utils.get_total_norm(gradients)
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        if grad_norm is None:  # transformers' own would clip to an infinite norm, which makes all NaN as well
+            grad_norm = self._plain_norm(model)
         self._gradient_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         return self._gradient_norm
 
@@ -147,9 +158,6 @@ class NonFiniteMixin(Trainer):
             )
         logger.warning("%s The step is left out (on_nonfinite='skip').", message)
         self._left_out = True
-        scaler, optimizer = self.accelerator.scaler, cast(Any, self.optimizer)
-        if scaler is not None and not args.max_grad_norm:  # it must have seen a gradient, as it has to clip one
-            scaler.unscale_(optimizer.optimizer)
         model: Any = self.model
         for parameter in model.parameters():
             parameter.grad = None

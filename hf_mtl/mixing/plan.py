@@ -201,9 +201,8 @@ class MixturePlan:
         known = self._known(step)
         left = _left(known)
         if self._turns:
-            stay = np.array([number for number, task in enumerate(self.tasks) if task not in left])
-            # Counted through all epochs, so that turns stay strict from one to the next.
-            return stay[(epoch * self.draws_per_epoch + np.arange(place, self.draws_per_epoch)) % len(stay)]
+            draws = epoch * self.draws_per_epoch + np.arange(place, self.draws_per_epoch)
+            return self._turns_of_those_left(draws, known)
         if self._parts[0] != epoch:
             self._parts = (epoch, {})
         parts, key = self._parts[1], (place, len(known))
@@ -218,6 +217,18 @@ class MixturePlan:
                 counts = rounded_up(mean / mean.sum() * self._pass_draws, self.draws_per_epoch)
             parts[key] = spread(counts, weights, self._random(epoch, *([place] if place else [])))
         return parts[key]
+
+    def _turns_of_those_left(self, draws: np.ndarray, known: tuple[Evaluation, ...]) -> np.ndarray:
+        """The task numbers of draws, counted through all epochs: after a task has left, the one goes on whose turn it
+        was, so that turns stay strict there and from epoch to epoch."""
+        stay, begun, first = np.arange(len(self.tasks)), 0, 0
+        for step in sorted({evaluation.step for evaluation in known if evaluation.left}):
+            draw = step * self._draws_per_step
+            last = stay[(first + draw - 1 - begun) % len(stay)] if draw else -1
+            left = _left(tuple(evaluation for evaluation in known if evaluation.step <= step))
+            stay = np.array([number for number, task in enumerate(self.tasks) if task not in left])
+            begun, first = draw, int(np.searchsorted(stay, last, side="right"))
+        return stay[(first + draws - begun) % len(stay)]
 
     def _weights(self, epoch: int, begin: float, known: tuple[Evaluation, ...] = ()) -> np.ndarray:
         """Draws per row of the mixture in stretches from `begin` (a part of the epoch) on, shape [stretches, tasks]."""

@@ -70,13 +70,15 @@ def test_a_small_share_is_drawn_once_an_epoch_though_another_task_left() -> None
     assert found.counts(0).sum() == found.draws_per_epoch
 
 
-def test_those_that_stay_take_strict_turns_over_all_epochs() -> None:
+@pytest.mark.parametrize("step", [0, 4, 5, 6, 21, 25])
+@pytest.mark.parametrize("task", ["a", "b", "c"])
+def test_those_that_stay_take_strict_turns_over_all_epochs(step: int, task: str) -> None:
     mixture = Mixture(strategy="round_robin")
     found = MixturePlan({"a": 40, "b": 24, "c": 20}, rows_per_draw=4, mixture=mixture, epochs=6)
     assert found.draws_per_epoch % 2  # so that an epoch does not end where it began
-    found.record(Evaluation(step=5, scores={}, left=["c"]))
-    after = draws(found)[5:]
-    assert (after[1:] != after[:-1]).all()
+    found.record(Evaluation(step=step, scores={}, left=[task]))
+    turns = draws(found)
+    assert (turns[1:] != turns[:-1]).all() and found.tasks.index(task) not in turns[step:]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
