@@ -1,17 +1,15 @@
 """Training on batches of several tasks: their sampler, and what each task's loss counts in a batch."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import Trainer
 
 from .data import MultiTaskDataset
 from .data.present import examples_of_tasks
-from .forwarding import weighted_sum
 from .mixing import MixedBatchSampler
 from .tasks import Task
-from .tasks.label_losses import total_weight
 from .training_args import MultiTaskTrainingArguments
 
 __all__ = ["MixedTrainingMixin"]
@@ -34,6 +32,7 @@ class MixedTrainingMixin(Trainer):
     _rows_per_batch: dict[str, float]
     _labels_per_batch: dict[str, float]
     _shares: dict[str, Any]
+    _count_labels: Callable[[Any, Any], None]
 
     def _mixed_sampler(self, dataset: MultiTaskDataset, common: Mapping[str, Any]) -> MixedBatchSampler:
         shapes = {name: unit.shapes() for name, unit in dataset.parts.items()}
@@ -55,10 +54,5 @@ class MixedTrainingMixin(Trainer):
         """Sets `outputs.loss` and what each task counts by in it; gives the number of examples of each task."""
         present = examples_of_tasks(inputs, outputs.task_losses, self._ids)
         self._shares = {name: number / self._rows_per_batch[name] for name, number in present.items()}
-        for name in present.keys() & self._labels_per_batch.keys():
-            labels = inputs["labels"]
-            own = labels[name] if isinstance(labels, Mapping) else labels
-            self._shares[name] = total_weight(own, self._tasks[name].label_weights) / self._labels_per_batch[name]
-        losses = {name: loss * self._shares[name] for name, loss in outputs.task_losses.items()}
-        outputs.loss = weighted_sum(losses, self._tasks)
+        self._count_labels(outputs, inputs["labels"])
         return present

@@ -209,12 +209,15 @@ class MultiTaskTrainer(
                 self._task_losses[self._ids[name]] += torch.where(value.isfinite(), known, torch.zeros_like(known))
             self._note_losses(outputs.task_losses)
             if not mixed:
+                self._shares = {}
                 self._count_labels(outputs, inputs["labels"])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _count_labels(self, outputs: Any, labels: Any) -> None:
-        """Makes the mean loss of a batch's labels count by how many they are, so that each counts the same."""
-        self._shares = {}
+        """Makes the mean loss of a batch's labels count by how many they are, so that each counts the same.
+
+        Adds to `_shares`, and sets `outputs.loss` by them.
+        """
         for name in outputs.task_losses.keys() & self._labels_per_batch.keys():
             own = labels[name] if isinstance(labels, Mapping) else labels
             self._shares[name] = total_weight(own, self._tasks[name].label_weights) / self._labels_per_batch[name]

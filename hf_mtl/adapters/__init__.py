@@ -5,7 +5,7 @@ from .base_products import common_input
 from .combining import COMBINATIONS, combine_adapters
 from .counts import parameter_counts, parameter_table
 from .embedding import RoutedEmbedding
-from .files import ADAPTER_FILES, fill_adapter, read_adapter, save_adapter, written_settings
+from .files import ADAPTER_FILES, fill_adapter, read_adapter, read_values, save_adapter, written_settings
 from .inject import (
     KEPT_IN_32_BITS,
     adapter_layers,
@@ -91,6 +91,7 @@ __all__ = [
     "parameter_counts",
     "parameter_table",
     "read_adapter",
+    "read_values",
     "reads_alike",
     "recompose",
     "rename_adapter",

@@ -21,7 +21,7 @@ from .routed import RoutedLayer
 from .scaling import RoutedScaling
 from .settings import adapter_to_dict, starts_from_base
 
-__all__ = ["ADAPTER_FILES", "fill_adapter", "read_adapter", "save_adapter", "written_settings"]
+__all__ = ["ADAPTER_FILES", "fill_adapter", "read_adapter", "read_values", "save_adapter", "written_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def read_adapter(
             "path_initial_model_for_weight_conversion=...)."
         )
     known = {path: module for path, module in part.named_modules() if isinstance(module, nn.Module)}
-    raw = _values(Path(folder, SAFETENSORS_WEIGHTS_NAME))
+    raw = read_values(Path(folder, SAFETENSORS_WEIGHTS_NAME))
     values: dict[str, torch.Tensor] = {}
     places: dict[str, str] = {}  # layer here -> layer as the file names it
     left: list[str] = []
@@ -195,7 +195,8 @@ def read_adapter(
     return adapter_to_dict(_for_layers(config, places, values)) or {}, values
 
 
-def _values(path: Path) -> dict[str, torch.Tensor]:
+def read_values(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file; raises OSError where it is damaged."""
     try:
         return load_file(path)
     except SafetensorError as error:

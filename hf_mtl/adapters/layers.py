@@ -141,15 +141,13 @@ class RoutedLinear(Linear, RoutedLayer):
         composed, apart = (list(filter(kind, names)) for kind in (self.composed, self.composition.apart.__contains__))
         if not apart:
             return self.composition.weights(self, names)
-        if not composed and len(names) == 1:
-            return self._plain(names)
         found = dict(zip(apart, zip(*self._plain(apart), strict=True), strict=True))
         if composed:
             made = self.composition.weights(self, composed)
             found |= zip(composed, zip(*made, strict=True), strict=True)
         rank = max(len(down) for down, _ in found.values())
-        downs = [_more_rows(found[name][0], rank) for name in names]
-        return downs, [_more_rows(found[name][1].T, rank).T for name in names]
+        downs = [_filled_up(found[name][0], rank, 0) for name in names]
+        return downs, [_filled_up(found[name][1], rank, 1) for name in names]
 
     def _plain(self, names: Sequence[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         # By the modules' dicts: with many tasks the way over the attributes takes as long as a product.
@@ -288,9 +286,10 @@ class RoutedLinear(Linear, RoutedLayer):
         return torch.cat(done)[torch.argsort(torch.cat(parts))]
 
 
-def _more_rows(weight: torch.Tensor, rows: int) -> torch.Tensor:
-    """The weight itself, or with zeros below it."""
-    return weight if len(weight) == rows else F.pad(weight, (0, 0, 0, rows - len(weight)))
+def _filled_up(weight: torch.Tensor, size: int, dim: int) -> torch.Tensor:
+    """The weight itself, or with zeros behind it: rows (`dim` 0) or columns (1)."""
+    more = size - weight.shape[dim]
+    return F.pad(weight, (0, more) if dim else (0, 0, 0, more)) if more else weight
 
 
 def _in_a_group() -> bool:

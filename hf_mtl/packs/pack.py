@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from ..adapters import ADAPTER_FILES
+from ..adapters import ADAPTER_FILES, read_values
 from ..hub import fetch_folder
 from ..tasks import Task, task_from_dict
 
@@ -107,7 +106,4 @@ def _description(path: Path) -> dict[str, Any]:
 def _weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise OSError(f"The task pack lacks {path.name}: {path}. Copy or download it again.")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise OSError(f"{path} is cut short or damaged ({error}). Copy or download it again.") from error
+    return read_values(path)
