@@ -31,7 +31,7 @@ VOTES = [
         ("Well, that went splendidly wrong.", {"good": 3, "bad": 7}),
         ("I would come again.", {"good": 10}),
         ("The soup was cold.", {"bad": 9, "neither": 1}),
-        ("The soup was not cold.", {"good": 5, "bad": 1, "neither": 4}),
+        ("The soup was not cold.", {"good": 7, "bad": 1, "neither": 2}),
         ("Trains leave every hour.", {"good": 1, "neither": 9}),
         ("Cheap, and one can tell.", {"good": 2, "bad": 6, "neither": 2}),
         ("Not bad at all!", {"good": 8, "neither": 2}),
