@@ -12,10 +12,11 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .nearest import closest
 
-__all__ = ["BUNDLED", "BundledModel", "locate_backbone"]
+__all__ = ["BUNDLED", "BundledModel", "FoundBackbone", "find_backbone", "locate_backbone"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +58,34 @@ BUNDLED = {
 }
 
 
-def locate_backbone(
+@dataclass(frozen=True, kw_only=True)
+class FoundBackbone:
+    """Where a backbone is.
+
+    Attributes:
+        where: What `from_pretrained` should be called with: a folder, or the Hub id.
+        commit: Its commit on the Hub, where that is known: not of a folder of the user's, nor of a package.
+    """
+
+    where: str
+    commit: str | None = None
+
+
+def locate_backbone(name: str | os.PathLike[str], **options: Any) -> str:
+    """Gives what `from_pretrained` should be called with to get the backbone `name`: see `find_backbone`."""
+    return find_backbone(name, **options).where
+
+
+def find_backbone(
     name: str | os.PathLike[str],
     *,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
-) -> str:
-    """Gives what `from_pretrained` should be called with to get the backbone `name`.
+    checked: bool = False,
+) -> FoundBackbone:
+    """Looks for the backbone `name`.
 
     A folder is itself. A Hub id is itself while the Hub answers. When the Hub is out of reach (offline mode,
     no connection, a server error), it is the folder of the Hub's local cache, or else the folder of a package
@@ -77,9 +97,8 @@ def locate_backbone(
         token: Access token for a private or gated repository; None takes the one that the client has stored.
         cache_dir: The Hub client's cache, where it is not the default one.
         local_files_only: Do not ask the Hub, as under `HF_HUB_OFFLINE=1`.
-
-    Returns:
-        A folder, or `name`.
+        checked: The caller compares what it gets with what it wants. So, where the Hub is out of reach and
+            `revision` is not here, what is here of another one may stand in, the cache's or a package.
 
     Raises:
         OSError: `name` is neither a folder nor on the Hub, access is refused, or the Hub is out of reach and
@@ -89,22 +108,24 @@ def locate_backbone(
     name = os.fspath(name)
     if os.path.isdir(name):  # not Path(name): Path("") is the current folder
         logger.info("Backbone '%s': taken from this folder.", name)
-        return name
+        return FoundBackbone(where=name)
 
-    fault = _why_unreachable(name, revision, token, local_files_only)
+    fault, commit = _ask_hub(name, revision, token, local_files_only)
     if fault is None:
         logger.info("Backbone '%s': taken from the Hub.", name)
-        return name
+        return FoundBackbone(where=name, commit=commit)
 
     snapshot = _cached_snapshot(name, revision, cache_dir)
+    if snapshot is None and checked:
+        snapshot = _cached_snapshot(name, None, cache_dir)
     if snapshot is not None:
         logger.info("Backbone '%s': taken from the Hub's local cache, %s (%s).", name, snapshot, fault)
-        return snapshot
+        return FoundBackbone(where=str(snapshot), commit=snapshot.name)
 
-    if name in BUNDLED and revision in (None, "main"):
+    if name in BUNDLED and (checked or revision in (None, "main")):
         folder = _bundled_folder(name, fault)
         logger.warning("Backbone '%s': taken from the installed package at %s (%s).", name, folder, fault)
-        return folder
+        return FoundBackbone(where=folder)
 
     at = "" if revision is None else f" at revision '{revision}'"
     near = closest(name, BUNDLED)
@@ -115,8 +136,10 @@ def locate_backbone(
     )
 
 
-def _why_unreachable(name: str, revision: str | None, token: str | bool | None, local_files_only: bool) -> str | None:
-    """None when the Hub has the model, else why the Hub cannot be asked. Raises where the Hub says no."""
+def _ask_hub(
+    name: str, revision: str | None, token: str | bool | None, local_files_only: bool
+) -> tuple[str | None, str | None]:
+    """Why the Hub cannot be asked, or None and the commit when it has the model. Raises where the Hub says no."""
     # Imported here because `import hf_mtl` should not pay for an HTTP client.
     import httpx2
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
@@ -139,9 +162,9 @@ def _why_unreachable(name: str, revision: str | None, token: str | bool | None, 
         ) from error
 
     if constants.is_offline_mode():
-        return "offline mode, HF_HUB_OFFLINE=1"
+        return "offline mode, HF_HUB_OFFLINE=1", None
     if local_files_only:
-        return "local_files_only=True"
+        return "local_files_only=True", None
     try:
         found = get_hf_file_metadata(
             hf_hub_url(name, "config.json", revision=revision), token=token, timeout=HUB_TIMEOUT
@@ -159,7 +182,8 @@ def _why_unreachable(name: str, revision: str | None, token: str | bool | None, 
     except RevisionNotFoundError as error:
         raise OSError(
             f"Backbone '{name}' has no revision '{revision}' on the Hub. Give a branch, tag or commit that "
-            f"{constants.ENDPOINT}/{name} lists."
+            f"{constants.ENDPOINT}/{name} lists: revision=..., or, of a checkpoint without its backbone, "
+            "backbone_revision=..."
         ) from error
     except RemoteEntryNotFoundError as error:
         raise OSError(
@@ -167,12 +191,12 @@ def _why_unreachable(name: str, revision: str | None, token: str | bool | None, 
             "Give a repository in transformers' format."
         ) from error
     except (HfHubHTTPError, httpx2.TransportError) as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+        return f"{type(error).__name__}: {error}".splitlines()[0], None
     # A sign-in page or a proxy answers 200 too, but without the Hub's header.
-    return None if found.commit_hash else f"{constants.ENDPOINT} does not answer as a Hub"
+    return None if found.commit_hash else f"{constants.ENDPOINT} does not answer as a Hub", found.commit_hash
 
 
-def _cached_snapshot(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> str | None:
+def _cached_snapshot(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> Path | None:
     """The folder of the local cache with the model's config and weights, None where either is missing."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -181,7 +205,7 @@ def _cached_snapshot(name: str, revision: str | None, cache_dir: str | os.PathLi
     if not isinstance(config, str):  # None: unknown; a sentinel: known to be absent
         return None
     folder = Path(config).parent
-    return str(folder) if any((folder / file).is_file() for file in WEIGHTS) else None
+    return folder if any((folder / file).is_file() for file in WEIGHTS) else None
 
 
 def _bundled_folder(name: str, fault: str) -> str:

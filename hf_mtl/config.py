@@ -32,6 +32,8 @@ class MultiTaskConfig(PreTrainedConfig):
         sharing_options: of `mtl-lora` and `poly`.
         train_backbone: whether the backbone learns together with the adapters. Without adapters it always does.
         backbone_name: where the backbone came from (a Hub id or a folder), for the model card.
+        backbone_revision: the commit that it had there, where it came from the Hub. A checkpoint without its backbone
+            is loaded over that one.
         card_data: what else the model card says: `results`, `baselines`, `split`, `datasets`, `recipe`, `license`,
             `language`, as `render_card` takes them. Kept here, so that whoever pushes the model later pushes its card.
 
@@ -58,6 +60,7 @@ class MultiTaskConfig(PreTrainedConfig):
     sharing_options: dict | None = None
     train_backbone: bool = False
     backbone_name: str | None = None
+    backbone_revision: str | None = None
     card_data: dict | None = None
     language_model: str | None = None
     mask_token_id: int | None = None

@@ -14,6 +14,7 @@ from .adapters import common_input, computed_once, layer_above, reads_alike, rou
 from .backbone import rows_come_first
 from .cached_batches import output_in_parts
 from .frozen_outputs import FrozenOutputs
+from .input_rows import check_whole, inputs_of_rows, of_rows
 from .language_model import text_part
 from .nearest import closest, nearest
 from .tasks import Task, TaskOutput
@@ -85,6 +86,7 @@ class ForwardMixin(WritingMixin):
         for name in {"output_hidden_states", "output_attentions", "return_dict"} & kwargs.keys():
             if kwargs.pop(name) not in (None, name == "return_dict"):
                 raise ValueError(f"forward gives logits and losses, not {name}: ask model.encode, or model.backbone.")
+        check_whole(kwargs)
         tasks = [tasks] if isinstance(tasks, str) else tasks
         first = inputs_embeds if inputs_embeds is not None else input_ids
         if first is None:
@@ -112,7 +114,7 @@ class ForwardMixin(WritingMixin):
         outputs = {}
         for name, rows in asked.items():
             if name in alone:
-                mask, own = _of_rows(rows, attention_mask), {k: _of_rows(rows, v) for k, v in inputs.items()}
+                mask, own = of_rows(rows, attention_mask), inputs_of_rows(rows, inputs, len(attention_mask))
                 if name in in_parts:
                     outputs[name] = output_in_parts(self, name, gold[name], groups[name], mask, own)
                 elif name in gold:
@@ -122,7 +124,7 @@ class ForwardMixin(WritingMixin):
             else:
                 outputs[name] = self.head(
                     name, *seen[name], labels=gold.get(name), positions=places.get(name), groups=groups.get(name),
-                    input_ids=_of_rows(rows, input_ids),
+                    input_ids=of_rows(rows, input_ids),
                 )  # fmt: skip
         losses = {name: output.loss for name, output in outputs.items() if output.loss is not None}
         return MultiTaskOutput(
@@ -245,13 +247,13 @@ class ForwardMixin(WritingMixin):
                     return {name: (self.encode([name], mask, **inputs), mask) for name in names}
             return dict.fromkeys(names, (self.encode(names, mask, **inputs), mask))
         if not reads_alike(self.config) and not rows_come_first(self.config.text_config):
-            own = {n: ({k: _of_rows(r, v) for k, v in inputs.items()}, _of_rows(r, mask)) for n, r in asked.items()}
+            own = {n: (inputs_of_rows(r, inputs, len(mask)), of_rows(r, mask)) for n, r in asked.items()}
             return {name: (self.encode([name], seen, **given), seen) for name, (given, seen) in own.items()}
         # Sorted by task: rows that share an adapter are one block then. The others' rows are read elsewhere.
         order, counts = torch.cat(chosen), [len(rows) for rows in chosen]
         index = torch.repeat_interleave(torch.tensor(counts)).to(order.device)
-        mask = mask[order]
-        states = self.encode(names, mask, index, **{k: _of_rows(order, v) for k, v in inputs.items()})
+        inputs, mask = inputs_of_rows(order, inputs, len(mask)), mask[order]
+        states = self.encode(names, mask, index, **inputs)
         parts = zip(*(state.split(counts) for state in states), strict=True)
         return {name: (part, own) for name, part, own in zip(names, parts, mask.split(counts), strict=True)}
 
@@ -259,11 +261,6 @@ class ForwardMixin(WritingMixin):
 def weighted_sum(losses: Mapping[str, torch.Tensor], tasks: Mapping[str, Task]) -> torch.Tensor:
     """The loss `[]` of a batch: the sum of the losses of its tasks, each times its task's weight."""
     return torch.stack([loss * tasks[name].weight for name, loss in losses.items()]).sum()
-
-
-def _of_rows(rows: torch.Tensor | None, value: Any) -> Any:
-    """What is no tensor (`use_cache=False`) is of all rows."""
-    return value[rows] if rows is not None and isinstance(value, torch.Tensor) else value
 
 
 def _check_names(given: Iterable[str], known: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from transformers.utils import cached_file
 
 from .adapters import adapter_layers, of_adapter, task_of_key
 from .backbone import prepare_tokenizer
-from .bundled import locate_backbone
+from .bundled import find_backbone
 from .config import MultiTaskConfig
 from .freezing import FreezingMixin
 from .language_model import auto_class, text_part
@@ -25,7 +25,12 @@ class LoadingMixin(FreezingMixin, SavingMixin):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, name: Any, *args: Any, backbone: str | os.PathLike[str] | None = None, **kwargs: Any
+        cls,
+        name: Any,
+        *args: Any,
+        backbone: str | os.PathLike[str] | None = None,
+        backbone_revision: str | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Loads a model and, where it lies beside it, its tokenizer. See `PreTrainedModel.from_pretrained`.
 
@@ -35,6 +40,7 @@ class LoadingMixin(FreezingMixin, SavingMixin):
             name: Hub id or folder.
             *args: as for `PreTrainedModel.from_pretrained`.
             backbone: of a checkpoint saved without its backbone: where that is, if not where it was.
+            backbone_revision: likewise its branch, tag or commit on the Hub, if not the commit that it was.
             **kwargs: as for `PreTrainedModel.from_pretrained`.
 
         Raises:
@@ -45,7 +51,7 @@ class LoadingMixin(FreezingMixin, SavingMixin):
             config = None if name is None else _config_of(name, kwargs)
             saved = None if config is None else _saved_config(name, config, kwargs)
             if config is not None and saved is not None and saved.backbone_fingerprint is not None:
-                loaded: Any = cls._over_backbone(name, config, saved, backbone, kwargs)
+                loaded: Any = cls._over_backbone(name, config, saved, (backbone, backbone_revision), kwargs)
             else:
                 loaded = super().from_pretrained(name, *args, **kwargs)
         except SafetensorError as error:
@@ -68,18 +74,34 @@ class LoadingMixin(FreezingMixin, SavingMixin):
 
     @classmethod
     def _over_backbone(
-        cls, name: Any, config: MultiTaskConfig, saved: MultiTaskConfig, backbone: Any, kwargs: dict[str, Any]
+        cls,
+        name: Any,
+        config: MultiTaskConfig,
+        saved: MultiTaskConfig,
+        asked: tuple[Any, str | None],
+        kwargs: dict[str, Any],
     ) -> Any:
         """A model whose checkpoint has only what learns, over the backbone that it was made on.
 
-        `saved` is the checkpoint's own config, and `config` may have more tasks.
+        `saved` is the checkpoint's own config, and `config` may have more tasks; `asked` are name and revision of
+        another backbone.
         """
-        hub = {k: kwargs[k] for k in ("token", "cache_dir") if k in kwargs}
-        where = locate_backbone(os.fspath(backbone or config.backbone_name or ""), **hub)
-        passed = ("dtype", "attn_implementation", "device_map", "local_files_only")
-        options = {"dtype": "auto"} | {k: kwargs[k] for k in passed if k in kwargs}
-        found = auto_class(config.language_model).from_pretrained(where, config=config.text_config, **hub, **options)
+        backbone, revision = os.fspath(asked[0] or config.backbone_name or ""), asked[1]
+        moved = backbone != config.backbone_name
+        if revision is None and not moved:
+            revision = config.backbone_revision
+        hub = {k: kwargs[k] for k in ("token", "cache_dir", "local_files_only") if k in kwargs}
+        place = find_backbone(backbone, revision=revision, checked=True, **hub)
+        where = place.where
+        options = {"dtype": "auto"} | {
+            k: kwargs[k] for k in ("dtype", "attn_implementation", "device_map") if k in kwargs
+        }
+        found = auto_class(config.language_model).from_pretrained(
+            where, config=config.text_config, revision=revision, **hub, **options
+        )
         config = copy.deepcopy(config)
+        if not moved:
+            config.backbone_revision = place.commit or config.backbone_revision
         config.text_config = copy.deepcopy(found.config)
         config.dtype = found.dtype
         wanted, config.backbone_fingerprint = saved.backbone_fingerprint, None
@@ -100,7 +122,7 @@ class LoadingMixin(FreezingMixin, SavingMixin):
             raise ValueError(
                 f"{str(name)!r} was saved without its backbone, {config.backbone_name!r} with fingerprint {wanted}, "
                 f"and the backbone at {where!r} has {own}. Say where the right one is: "
-                "from_pretrained(..., backbone=...)."
+                "from_pretrained(..., backbone=...), or backbone_revision=... of the same."
             )
         return (model.eval(), {}) if kwargs.get("output_loading_info") else model.eval()
 

@@ -22,7 +22,7 @@ from .adapters import (
     reset_missing,
 )
 from .backbone import prepare_tokenizer
-from .bundled import locate_backbone
+from .bundled import find_backbone
 from .config import MultiTaskConfig
 from .export import ExportMixin
 from .forwarding import ForwardMixin, MultiTaskOutput
@@ -108,7 +108,8 @@ class MultiTaskModel(
                 `mtl-lora`: one whose inside and whose mix of outputs are each task's; `poly`: an inventory of skills,
                 of which each task takes its own mix.
             sharing_options: `{"ups": 3, "temperature": 0.5}` of `mtl-lora`, `{"skills": 8}` of `poly`.
-            first_layer: the lowest layer with adapters. Those below, the trunk, are computed once for all tasks.
+            first_layer: the lowest layer with adapters. Those below, the trunk, are computed once for all tasks. In an
+                encoder-decoder that writes, of both, each by its own count.
             train_backbone: the backbone learns too, together with the adapters.
             revision: branch, tag or commit on the Hub.
             token: Hub token for private repositories.
@@ -122,7 +123,8 @@ class MultiTaskModel(
         name = os.fspath(name)
         tasks = tasks_of(tasks)
         hub: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
-        where = locate_backbone(name, **hub)
+        found = find_backbone(name, **hub)
+        where = found.where
         device_map = kwargs.pop("device_map", None)
         kwargs.setdefault("dtype", "auto")
         kind = kind_needed(tasks, AutoConfig.from_pretrained(where, **hub))
@@ -134,7 +136,8 @@ class MultiTaskModel(
         tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(where, **hub), backbone.config, tasks)
         part: Any = text_part(backbone, kind)
         sharing = known_sharing(sharing, sharing_options, adapters)
-        adapters = from_layer(adapters, first_layer, part, backbone.config.num_hidden_layers)
+        decoder = backbone.get_decoder() if kind == "seq2seq" else None
+        adapters = from_layer(adapters, first_layer, part, backbone.config.num_hidden_layers, decoder)
         config = MultiTaskConfig(
             text_config=copy.deepcopy(backbone.config),
             tasks=tasks,
@@ -143,6 +146,7 @@ class MultiTaskModel(
             sharing_options=sharing_options,
             train_backbone=train_backbone,
             backbone_name=name,
+            backbone_revision=found.commit,
             language_model=kind,
             mask_token_id=tokenizer.mask_token_id if kind == "masked" else None,
             generation=generation_values(backbone, kind),

@@ -52,19 +52,23 @@ class TaskLifeMixin(FreezingMixin):
             task: with its labels known.
             adapter: a peft config of its own, in place of the one that the model's tasks have, of the same kind. Where
                 tasks share adapters it is the task's alone, so that training it leaves the others as they are.
+                None: as the model's tasks have it. False: none, the head reads the bare backbone.
 
         Raises:
-            ValueError: the model has a task of this name already, or it is no task; or an adapter for a model that has
-                none.
+            ValueError: the model has a task of this name already, or it is no task; an adapter for a model that has
+                none; or one of its own, or none, where all tasks go through one (`sharing="shared"`).
         """
-        settings = self.config.adapters if adapter is None else adapter_to_dict(adapter)
-        own = adapter is not None
+        if adapter is False:
+            settings, own = None, self.config.adapters is not None
+        else:
+            settings = self.config.adapters if adapter is None else adapter_to_dict(adapter)
+            own = adapter is not None
         if settings == self.config.adapters and starts_from_base((settings or {}).get("init_lora_weights")):
             own = False  # it starts where all do
         self._add(task, settings, own)
 
     def _add(self, task: Task, adapter: Mapping[str, Any] | None, own: bool) -> None:
-        """`own`: the adapter is the task's alone, whatever the others share."""
+        """`own`: the adapter, or that there is none, is the task's alone, whatever the others share."""
         tasks_of(task)
         if task.name in self.tasks:
             raise ValueError(f"The model has a task {task.name!r} already. Remove it first, or take another name.")
@@ -152,7 +156,7 @@ class TaskLifeMixin(FreezingMixin):
 
     def _check_adapters(self, name: str, adapter: Mapping[str, Any] | None, own: bool) -> None:
         if own:
-            check_may_have_own(self.config, name)
+            check_may_have_own(self.config, name, adapter)
         init = (adapter or {}).get("init_lora_weights")
         if adapter != self.config.adapters and starts_from_base(init):
             raise ValueError(

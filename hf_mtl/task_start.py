@@ -61,7 +61,9 @@ class TaskStartMixin(PreTrainedModel):
         weights = dict(sources) if isinstance(sources, Mapping) else dict.fromkeys(given, 1 / len(given))
         for one in (name, *weights):
             if self.config.adapter_of(self.task(one).name) is None:
-                raise ValueError(f"Task {one!r} has no adapter: it shares all of the backbone.")
+                raise ValueError(
+                    f"Task {one!r} has no adapter: its head reads the backbone itself. Name tasks that have one."
+                )
         check_has_own(self.config, name)
         part = self._part(self.task(name))
         combine_adapters(part, name, weights, method, density, seed)

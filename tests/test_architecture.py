@@ -24,6 +24,7 @@ LAYERS = {
         "remote_code",
         "hub",
         "frozen_outputs",
+        "input_rows",
         "disk",
         "checkpoint_files",
         "whole_files",

@@ -23,7 +23,7 @@ from hf_mtl import (
 )
 from hf_mtl.model_card import render_card, write_card
 from hf_mtl.model_card.card import _about
-from hf_mtl.model_card.markdown import code, fenced
+from hf_mtl.model_card.markdown import code, fenced, one_line
 from hf_mtl.model_card.metadata import is_hub_id
 
 BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -327,7 +327,15 @@ def test_a_task_type_without_a_docstring_says_nothing() -> None:
     [
         (
             {"sharing": "poly"},
-            ["the tasks share a LoRA adapter (r = 8) (poly), and each has", "The tasks share adapters,"],
+            [
+                "the tasks share a LoRA adapter (r = 8) (poly), and each has",
+                "The tasks share adapters,",
+                "adapter of its",
+            ],
+        ),
+        (
+            {"sharing": "shared"},
+            ["The tasks share adapters, so training on the new task's data alone changes the other tasks' answers"],
         ),
         (
             {"train_backbone": True},
@@ -341,6 +349,19 @@ def test_the_card_says_how_the_tasks_share(given: dict[str, Any], said: list[str
         setattr(shared, name, value)
     text = render_card(shared).text
     assert all(words in text for words in said) and "leaves the other" not in text
+
+
+@pytest.mark.parametrize("sharing", ["private", "mtl-lora"])
+def test_the_card_names_the_tasks_that_stand_apart_from_the_rest(sharing: str) -> None:
+    plain, mixed = (config(INTENT, POS, adapters=LORA) for _ in range(2))
+    plain.sharing = mixed.sharing = sharing
+    mixed.task_adapters = {"intent": LORA | {"r": 3}, POS.name: None}
+    found = one_line(render_card(mixed).text)
+    alone = "" if sharing == "private" else " of its own alone"
+    assert f"`intent` has a LoRA adapter (r = 3){alone}, `{POS.name}` has no adapter." in found
+    kept = f"changes the answers of those that do, and not those of `intent`, `{POS.name}`: train it together"
+    assert (kept in found) == (sharing != "private")
+    assert "Otherwise than" not in render_card(plain).text and "and not those" not in render_card(plain).text
 
 
 @pytest.mark.parametrize(

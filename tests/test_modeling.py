@@ -143,6 +143,47 @@ def test_options_of_the_backbone_that_are_no_tensors_go_with_rows_of_several_tas
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "deberta-v2"])
+def test_inputs_that_are_one_for_all_rows_go_with_rows_of_several_tasks(kind: str, tiny_backbone: Any) -> None:
+    model = build(tiny_backbone(kind), LORA)
+    inputs, ids = (
+        batch(model, ("I lost my card", "Where is Paris?", "Hello", "A fourth text")),
+        torch.tensor([1, 0, 1, 1]),
+    )
+    places = torch.arange(inputs["input_ids"].shape[1])[None].flip(1) % 5
+    wanted = logits(model, inputs, task_ids=ids, position_ids=places.expand(4, -1))
+    found = logits(model, inputs, task_ids=ids, position_ids=places)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("position_ids", torch.arange(2)[:, None]),
+        ("head_mask", torch.ones(2, 4)),
+        ("encoder_outputs", (torch.ones(4, 3, 32),)),
+        ("mems", [torch.ones(4, 3, 32)]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["gpt2", "deberta-v2"])
+def test_an_input_that_has_no_rows_is_not_given_whole_to_those_of_a_task(
+    kind: str, name: str, value: Any, tiny_backbone: Any
+) -> None:
+    model = build(tiny_backbone(kind), LORA)
+    inputs = batch(model, ("I lost my card", "Where is Paris?", "Hello", "A fourth text"))
+    with pytest.raises(ValueError, match=rf"{name} \(.*\) cannot be taken apart into the rows of several tasks"):
+        model(**inputs, task_ids=torch.tensor([1, 0, 1, 0]), **{name: value})
+
+
+def test_a_cache_that_every_task_would_add_to_is_refused(tiny_backbone: Any) -> None:
+    model = build(tiny_backbone("gpt2"), LORA)
+    inputs = batch(model)
+    cache = model.backbone(**inputs, use_cache=True).past_key_values
+    for asked in ({}, {"tasks": ["topic"]}, {"task_ids": torch.tensor([0, 1])}):
+        with pytest.raises(ValueError, match="takes no past_key_values: give all of the input_ids"):
+            model(**inputs, **asked, past_key_values=cache)
+
+
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "t5", "modernbert", "deberta-v2"])
 def test_rows_of_several_tasks_in_a_batch_equal_each_task_alone(kind: str, tiny_backbone: Any) -> None:
     model = build(tiny_backbone(kind), LORA)

@@ -180,7 +180,9 @@ def test_a_pack_without_an_adapter_fits_only_the_backbone_trained_with_it(tiny_b
     kept = logits(model, inputs)["topic"]
     model.save_task("topic", tmp_path / "pack")
     assert not (tmp_path / "pack" / "adapter").exists()
-    with pytest.raises(ValueError, match="has no adapter: its backbone was trained with it"):
+    with pytest.raises(
+        ValueError, match=r"has no adapter: .*only into models on just that backbone, which was trained"
+    ):
         MultiTaskModel.from_tasks([tmp_path / "pack"])
     model.remove_task("topic")
     model.save_pretrained(tmp_path / "rest")

@@ -95,7 +95,7 @@ def composition_of(config: Any) -> Composition | None:
     return None if found is None else dataclasses.replace(found, apart=frozenset(config.task_adapters or ()))
 
 
-def from_layer(adapters: Any, first: int, part: nn.Module, layers: int) -> Any:
+def from_layer(adapters: Any, first: int, part: nn.Module, layers: int, decoder: nn.Module | None = None) -> Any:
     """A peft config, or a dict of them, whose adapters start at a layer; itself where that is 0.
 
     The targets become one expression. peft's `layers_to_transform` would take any number in a module's path for that
@@ -106,6 +106,7 @@ def from_layer(adapters: Any, first: int, part: nn.Module, layers: int) -> Any:
         first: the lowest layer that gets adapters.
         part: the part of the backbone that reads texts.
         layers: how many it has.
+        decoder: of an encoder-decoder that writes: it has adapters from that layer up too, by its own count.
 
     Raises:
         ValueError: there is no such layer, there are no adapters, or their config does not go with it.
@@ -113,25 +114,42 @@ def from_layer(adapters: Any, first: int, part: nn.Module, layers: int) -> Any:
     if not first:
         return adapters
     if isinstance(adapters, Mapping):
-        return {name: v if v is None else from_layer(v, first, part, layers) for name, v in adapters.items()}
+        return {name: v if v is None else from_layer(v, first, part, layers, decoder) for name, v in adapters.items()}
     if adapters is None:
         raise ValueError(f"first_layer={first} is of adapters, and there are none. Give adapters=LoraConfig(...).")
     if not 0 < first < layers:
-        raise ValueError(f"first_layer={first}, but the backbone has layers 0 to {layers - 1}.")
+        of = "backbone" if decoder is None else "encoder"
+        raise ValueError(f"first_layer={first}, but the {of} has layers 0 to {layers - 1}.")
     if getattr(adapters, "layers_to_transform", None) is not None:
         raise ValueError("Give first_layer, or layers_to_transform in the adapters' config, not both.")
     targets, found = adapters.target_modules, stack_of(part, layers)
     if found is None:
         raise ValueError(f"first_layer={first}, but the backbone has no list of {layers} layers (ALBERT's are one).")
     path, stack = found
+    leaf = path.rpartition(".")[2]
+    stacks = [stack] if decoder is None else [stack, _stack_named(decoder, leaf)]
+    if first >= len(stacks[-1]):
+        raise ValueError(
+            f"first_layer={first}, but the decoder has layers 0 to {len(stacks[-1]) - 1}, and none of them would have "
+            "an adapter. Give a lower one, or name the layers that are to have adapters, as an expression in "
+            "target_modules."
+        )
     if targets == "all-linear":
-        targets = {name.rpartition(".")[2] for name, m in stack.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+        inside = [item for one in stacks for item in one.named_modules()]
+        targets = {name.rpartition(".")[2] for name, m in inside if isinstance(m, nn.Linear | Conv1D)}
     if not targets or isinstance(targets, str):
         raise ValueError(f"With first_layer, target_modules must be 'all-linear' or a list of names, got {targets!r}.")
-    adapters, leaf = copy.deepcopy(adapters), path.rpartition(".")[2]
-    numbers, names = "|".join(map(str, range(first, layers))), "|".join(map(re.escape, sorted(targets)))
+    adapters = copy.deepcopy(adapters)
+    numbers = "|".join(map(str, range(first, max(map(len, stacks)))))
+    names = "|".join(map(re.escape, sorted(targets)))
     adapters.target_modules = rf"(.*\.)?{re.escape(leaf)}\.({numbers})\.(.*\.)?({names})"
     return adapters
+
+
+def _stack_named(decoder: nn.Module, leaf: str) -> nn.ModuleList:
+    """The layers of a decoder, which are called as the encoder's."""
+    named = decoder.named_modules()
+    return next(m for path, m in named if isinstance(m, nn.ModuleList) and path.rpartition(".")[2] == leaf)
 
 
 def adapter_names(config: Any, tasks: Iterable[str]) -> list[str]:
@@ -154,9 +172,14 @@ def adapter_name(config: Any, task: str) -> str:
     return ALL if config.sharing == "shared" else task
 
 
-def check_may_have_own(config: Any, task: str) -> None:
-    """Raises ValueError where a task cannot be given an adapter of its own: all go through one."""
+def check_may_have_own(config: Any, task: str, adapter: Any = True) -> None:
+    """Raises ValueError where a task cannot be given an adapter of its own, or none (`adapter`): all go through one."""
     if config.adapters is not None and config.sharing == "shared":
+        if adapter is None:
+            raise ValueError(
+                f"Task {task!r} cannot go without an adapter: all rows of this model go through one "
+                "(sharing='shared'). Make a model with another sharing, where a task may have none."
+            )
         raise ValueError(
             f"Task {task!r} cannot have an adapter of its own: the tasks of this model go through one "
             "(sharing='shared'). Make a model with another sharing, and load the tasks' packs into it: each holds what "

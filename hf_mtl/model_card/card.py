@@ -89,6 +89,8 @@ def render_card(
         tasks=[_task(task, examples.get(name)) for name, task in tasks.items()],
         backbone=_backbone(config.backbone_name),
         adapters=_adapters(config.adapters),
+        others=_others(config, tasks),
+        apart=sorted(set(config.task_adapters or ()) & set(tasks)),
         sharing=text(config.sharing),
         alone=config.sharing == "private" and not config.train_backbone,
         frozen=not config.train_backbone,
@@ -185,6 +187,13 @@ def _adapters(values: Mapping[str, Any] | None) -> str | None:
     rank = f" (r = {values['r']})" if "r" in values else ""
     article = "an" if kind == "IA3" else "a"
     return text(f"{article} {_PEFT_NAMES.get(kind, kind)} adapter{rank}")
+
+
+def _others(config: MultiTaskConfig, tasks: Iterable[str]) -> list[str]:
+    """The tasks that have another adapter than the rest, or none, and which."""
+    own = {name: values for name, values in (config.task_adapters or {}).items() if name in tasks}
+    alone = "" if config.sharing == "private" else " of its own alone"
+    return [f"`{name}` has {'no adapter' if v is None else f'{_adapters(v)}{alone}'}" for name, v in own.items()]
 
 
 def _own_heads(tasks: Iterable[Task]) -> str:

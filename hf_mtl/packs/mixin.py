@@ -23,6 +23,7 @@ from ..adapters import (
     save_adapter,
     written_settings,
 )
+from ..bundled import find_backbone
 from ..config import MultiTaskConfig
 from ..hub import PUSH_OPTIONS, fetch_folder, push_folder
 from ..language_model import text_part
@@ -87,6 +88,7 @@ class PacksMixin(PreTrainedModel):
             task=task,
             backbone={
                 "name": base,
+                "revision": self.config.backbone_revision,
                 "model_type": self.config.text_config.model_type,  # type: ignore[union-attr]
                 "fingerprint": self.backbone_fingerprint(name),
             },
@@ -158,7 +160,7 @@ class PacksMixin(PreTrainedModel):
             ValueError: the pack belongs to another backbone, or the model has a task of this name.
         """
         pack = TaskPack.read(source, **hub)
-        check_may_have_own(self.config, name or pack.task.name)
+        check_may_have_own(self.config, name or pack.task.name, pack.adapter)
         task = dataclasses.replace(pack.task, name=name or pack.task.name)
         if pack.adapter is not None and self.config.adapters is None:
             raise ValueError(
@@ -185,7 +187,8 @@ class PacksMixin(PreTrainedModel):
         Args:
             sources: folders or repositories of the Hub; or a dict task name -> such a one.
             backbone: where the backbone is, if not where the packs say.
-            **kwargs: `token` and `cache_dir`, and what else `from_backbone` takes.
+            **kwargs: `token` and `cache_dir`, and what else `from_backbone` takes: `revision`, if the backbone is to be
+                at another than the commit that the first pack was made on.
 
         Raises:
             OSError: there is no such pack.
@@ -205,7 +208,11 @@ class PacksMixin(PreTrainedModel):
             packs[name] = dataclasses.replace(pack, task=dataclasses.replace(pack.task, name=name))
         if not packs:
             raise ValueError("from_tasks needs one task pack or more, got none.")
-        where = os.fspath(backbone or next(iter(packs.values())).backbone["name"])
+        own = next(iter(packs.values())).backbone
+        where = os.fspath(backbone or own["name"])
+        if where == own["name"] and own.get("revision") is not None and "revision" not in kwargs:
+            # By what is here, where the Hub is out of reach: the packs' fingerprints are compared below.
+            kwargs["revision"] = find_backbone(where, revision=own["revision"], checked=True, **hub).commit
         adapters = {name: adapter_from_dict(pack.adapter) for name, pack in packs.items()}  # type: ignore[arg-type]
         model: Any = cls.from_backbone(
             where,
@@ -257,8 +264,8 @@ class PacksMixin(PreTrainedModel):
             return
         if pack.adapter is None:
             out = (
-                "The pack has no adapter: its backbone was trained with it, and it goes only into models on that "
-                "trained backbone."
+                "The pack has no adapter: it goes only into models on just that backbone, which was trained with it if "
+                "its model had no adapters."
             )
         else:
             out = "MultiTaskModel.from_tasks([...], backbone=...) makes a model on the pack's own backbone."

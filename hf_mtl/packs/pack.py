@@ -27,7 +27,8 @@ class TaskPack:
 
     Args:
         task: with its labels.
-        backbone: of the backbone that it belongs to `name`, `model_type` and `fingerprint`.
+        backbone: of the backbone that it belongs to `name`, `revision` (its commit on the Hub, where it is known),
+            `model_type` and `fingerprint`.
         adapter: the settings of its adapter, as a model's config keeps them; None: it has none.
         head: the weights of its head.
         card: its part of the model card: `results`, `datasets` and such.
