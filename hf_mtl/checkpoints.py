@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,6 +32,7 @@ class CheckpointsMixin(Trainer):
 
     args: MultiTaskTrainingArguments
     _staging = False
+    _saved: tuple[Path, ...] = ()  # the checkpoints of this training
 
     def train(
         self, resume_from_checkpoint: Any = None, trial: Any = None, ignore_keys_for_eval: list[str] | None = None
@@ -46,7 +48,7 @@ class CheckpointsMixin(Trainer):
             ValueError: the checkpoint lacks a file or a part of one, there is none, or another process trains into
                 `output_dir`.
         """
-        folder = Path(self._get_output_dir(trial))
+        folder, self._saved = Path(self._get_output_dir(trial)), ()
         if self.args.save_strategy == SaveStrategy.NO:
             return super().train(self._to_resume(resume_from_checkpoint, folder), trial, ignore_keys_for_eval)
         if self.args.should_save:
@@ -60,7 +62,30 @@ class CheckpointsMixin(Trainer):
             self._on_each_disk(lambda: finish_saves(folder))
             return super().train(self._to_resume(resume_from_checkpoint, folder), trial, ignore_keys_for_eval)
 
+    def has_checkpoints(self) -> bool:
+        """Whether `output_dir` has a checkpoint, damaged or not, or one that lacks but its name: the same in all
+        processes. What a killed run leaves of its first save is none."""
+        folder = Path(self._get_output_dir(None))
+        there = bool(faults(folder)) or None in faults(folder / SAVING).values()
+        return any(gather_object([there]))
+
     # ------------------------------------------------------------------ saving
+
+    def _begin_try(self, start: str | None) -> str | None:
+        """The checkpoint that a try goes on from: the one that the training was resumed from, while that is there.
+
+        `auto_find_batch_size` tries again, and then counts steps of other batches: the checkpoints of the try before
+        are deleted, for a later run would take the last one, whichever try it is of.
+        """
+        saved, self._saved = [path for path in self._saved if path.is_dir()], ()
+        if saved and start is not None and not Path(start).is_dir():  # save_total_limit has deleted it
+            self._saved = tuple(saved)  # one of these again, should this try fail as well
+            logger.warning("%s has been deleted by save_total_limit: the next try goes on from %s.", start, saved[-1])
+            return str(saved[-1])
+        for folder in saved:
+            logger.warning("%s is deleted: it is of the try that the memory did not hold.", folder)
+            shutil.rmtree(folder)
+        return start
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
@@ -88,6 +113,7 @@ class CheckpointsMixin(Trainer):
                 put_in_place(staged, folder / name)
 
         self._on_each_disk(publish)
+        self._saved = (*self._saved, folder / name)
         if self.args.push_to_hub:
             super()._push_from_checkpoint(str(folder / name))
         if self.args.should_save:

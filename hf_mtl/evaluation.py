@@ -137,8 +137,13 @@ class EvaluationMixin(Trainer):
         return loss, None if prediction_loss_only else logits, None
 
     def _check_tasks(self) -> None:
-        if list(self._ids) != list(self.accelerator.unwrap_model(self.model).tasks):
-            raise ValueError("The model's tasks have changed since this trainer was made. Make a new trainer.")
+        before, now = list(self._ids), list(self.accelerator.unwrap_model(self.model).tasks)
+        if before != now:
+            raise ValueError(
+                f"The model's tasks have changed since this trainer was made: they were {before}, and are {now}. Make "
+                "a new trainer. In a training they cannot change, for the optimizer has the parameters of all: a task "
+                "leaves it by task_patience, or by mixing='weights' with an expression that comes to 0."
+            )
 
     def _encode(self, data: Mapping[str, Any], tokenizer: Any, split: str) -> dict[str, EncodedDataset]:
         if not isinstance(data, Mapping):

@@ -160,6 +160,7 @@ class MultiTaskTrainer(
         if points:
             text_config: Any = model.config.text_config
             count = text_config.num_hidden_layers - max(layers for _, layers in points)
+        kwargs["resume_from_checkpoint"] = self._begin_try(kwargs.get("resume_from_checkpoint"))
         self._task_losses.zero_()  # of a training before, or of a try that the memory did not hold
         self.is_in_train = True  # auto_find_batch_size comes here again
         try:
@@ -167,6 +168,11 @@ class MultiTaskTrainer(
                 return super()._inner_training_loop(*args, **kwargs)
         finally:
             self.is_in_train = False  # what is evaluated after an error, or an interrupt, is no part of the training
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        # What no log has averaged yet goes into `train_loss`, and is this process's alone.
+        self._tr_loss = self.accelerator.reduce(self._tr_loss, reduction="mean")
+        return super()._finalize_training(*args, **kwargs)
 
     def _look_at(self, part: EncodedDataset) -> None:
         """What must be known of a task's training data beforehand: whether it can be learned from, and its labels."""
@@ -195,6 +201,7 @@ class MultiTaskTrainer(
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        self._check_tasks()  # a callback may have changed them
         outputs = model(**(self._aided(inputs) if model.training else inputs))
         if outputs.loss is None:
             raise ValueError("The batch has no labels, so there is no loss to train on.")

@@ -197,6 +197,7 @@ class MultiTaskTrainingArguments(AidArguments, ParameterArguments, TrainingArgum
             "max_repeats": self.max_repeats,
             "weights": self.mixing_weights,
             "references": self.mixing_references,
+            "called": {"strategy": "mixing", "weights": "mixing_weights", "references": "mixing_references"},
         }
 
     def batch_limits(self, batch_size: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ for module in model.modules():
         module.p = 0.0  # each process draws its own dropout, which no single process could repeat
 usual = {
     "mixing": "proportional", "num_train_epochs": 1, "per_device_train_batch_size": 2,
-    "tasks_per_step": min(2, accumulation),
+    "tasks_per_step": min(2, accumulation), "logging_steps": 1,
 }  # fmt: skip
 settings = usual | json.loads(os.environ.get("ARGS", "{}"))
 args = MultiTaskTrainingArguments(
@@ -89,6 +89,11 @@ if trainer.is_world_process_zero():
             "rows": draws,
             "micro_steps": micro_steps,
             "metrics": metrics,
+            "losses": [
+                {k: v for k, v in entry.items() if k.startswith(("loss", "train_loss"))}
+                for entry in trainer.state.log_history
+                if "loss" in entry or "train_loss" in entry
+            ],
             "history": trainer.state.stateful_callbacks.get("MixingHistory"),
         },
         out,

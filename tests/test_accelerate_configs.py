@@ -19,8 +19,8 @@ TYPES = {"cpu_2": "MULTI_GPU", "multi_gpu": "MULTI_GPU", "fsdp2": "FSDP", "deeps
          "deepspeed_zero3": "DEEPSPEED"}  # fmt: skip
 
 
-def launch(name: str, backbone: str, folder: Path, *options: str, balancing: str = "static") -> str:
-    """Trains two tiny tasks by `accelerate launch` with that file; gives what it printed."""
+def launch(name: str | None, backbone: str, folder: Path, *options: str, balancing: str = "static") -> str:
+    """Trains two tiny tasks by `accelerate launch` with that file, or options alone; gives what it printed."""
     recipe = {
         "backbone": backbone,
         "tasks": {
@@ -35,8 +35,9 @@ def launch(name: str, backbone: str, folder: Path, *options: str, balancing: str
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / f"{name}.yaml"),
-        *options, str(ROOT / "recipes" / "finetune.py"), str(file), "--output_dir", str(folder / "out"),
+        sys.executable, "-m", "accelerate.commands.launch",
+        *([] if name is None else ["--config_file", str(FOLDER / f"{name}.yaml")]), *options,
+        str(ROOT / "recipes" / "finetune.py"), str(file), "--output_dir", str(folder / "out"),
     ]  # fmt: skip
     command += ["--training.use_cpu", "true"] if name == "cpu_2" else []
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -65,10 +66,15 @@ def test_accelerate_reads_the_file_as_it_is_meant(file: Path) -> None:
         assert set(part or {}) <= known  # what no option has would be left out without a word
 
 
-def test_two_processes_on_the_cpu_train_by_their_file(tiny_backbone: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [("cpu_2", ()), (None, ("--cpu", "--num_processes", "1"))], ids=["two", "one"]
+)
+def test_processes_on_the_cpu_train_by_accelerate_launch(
+    name: str | None, options: tuple[str, ...], tiny_backbone: Any, tmp_path: Path
+) -> None:
     from hf_mtl import MultiTaskModel
 
-    printed = launch("cpu_2", tiny_backbone(), tmp_path)
+    printed = launch(name, tiny_backbone(), tmp_path, *options)
     assert "The model is in" in printed and printed.count("The model is in") == 1
     assert list(MultiTaskModel.from_pretrained(tmp_path / "out").tasks) == ["intent", "pos"]
 

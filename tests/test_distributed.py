@@ -21,6 +21,10 @@ TORCHRUN = [
     "--rdzv-endpoint",
     "127.0.0.1:0",
 ]
+ACCELERATE_ONE = [
+    "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
+    "--mixed_precision", "no", "--dynamo_backend", "no",
+]  # fmt: skip
 ACCELERATE = [
     "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
@@ -48,14 +52,30 @@ def furthest(one: dict[str, Any], two: dict[str, Any]) -> float:
     return max((one["weights"][n] - two["weights"][n]).abs().max().item() for n in one["weights"])
 
 
-@pytest.mark.parametrize(("adapters", "launcher"), [("none", TORCHRUN), ("lora", ACCELERATE)])
-def test_two_processes_give_the_weights_of_one_that_accumulates(
-    adapters: str, launcher: list[str], folder: Path
+def assert_same_losses(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Both runs logged the same losses after each optimizer step, and the same mean of them in the end.
+
+    To 5 digits: float32, summed in another order.
+    """
+    assert len(one["losses"]) == len(two["losses"]) > 1
+    for log, (first, second) in enumerate(zip(one["losses"], two["losses"], strict=True), start=1):
+        assert first == pytest.approx(second, rel=1e-5), f"log {log}"
+
+
+@pytest.mark.parametrize(
+    ("adapters", "launcher", "processes"),
+    [("none", TORCHRUN, 2), ("lora", ACCELERATE, 2), ("lora", ACCELERATE_ONE, 1)],
+)
+def test_launched_processes_give_the_weights_and_losses_of_one_that_accumulates(
+    adapters: str, launcher: list[str], processes: int, folder: Path
 ) -> None:
     one = launch([], folder, accumulation=4, ADAPTERS=adapters)
-    two = launch(launcher, folder, accumulation=2, ADAPTERS=adapters)
+    two = launch(launcher, folder, accumulation=4 // processes, ADAPTERS=adapters)
+    assert {len(step) for step in two["micro_steps"]} == {processes}
     assert one["rows"] == two["rows"], "the processes saw other rows than the one process"
     assert furthest(one, two) < 1e-5
+    assert_same_losses(one, two)
+    assert {"loss", "loss_intent", "loss_pos", "train_loss"} == set().union(*one["losses"])
     assert one["metrics"] == pytest.approx(two["metrics"], abs=1e-4)
     # In every micro-step all processes work on the same task, and an epoch mixed in proportion shows every row.
     assert all(len({task for task, _ in step}) == 1 for step in two["micro_steps"])
@@ -78,6 +98,7 @@ def test_two_processes_under_a_token_budget_learn_the_same_mixture_and_weights(f
     assert [entry["step"] for entry in one["history"]] == [entry["step"] for entry in two["history"]]
     assert len(one["history"]) > 2
     assert furthest(one, two) < 1e-5
+    assert_same_losses(one, two)
 
 
 @pytest.mark.parametrize("method", ["pcgrad", "gradnorm", "famo"])
@@ -86,6 +107,7 @@ def test_two_processes_balance_as_one_that_accumulates(method: str, folder: Path
     two = launch(TORCHRUN, folder, accumulation=2, ADAPTERS="none", BALANCING=method)
     assert one["rows"] == two["rows"]
     assert furthest(one, two) < 1e-5
+    assert_same_losses(one, two)
 
 
 MIXED: dict[str, Any] = {"batching": "mixed", "tasks_per_step": None}
@@ -95,7 +117,7 @@ MIXED: dict[str, Any] = {"batching": "mixed", "tasks_per_step": None}
     ("adapters", "method", "settings"),
     [
         ("none", "static", {}),
-        ("lora", "static", {"max_tokens_per_batch": 160, "per_device_train_batch_size": 8}),
+        ("lora", "static", {"max_tokens_per_batch": 160, "per_device_train_batch_size": 8, "logging_steps": 3}),
         ("none", "pcgrad", {}),
         ("none", "famo", {}),
     ],
@@ -111,6 +133,7 @@ def test_two_processes_with_other_tasks_in_their_batches_give_the_weights_of_one
     present = [[{row >= 40 for row in rows} for _, rows in step] for step in two["micro_steps"]]
     assert any(here != there for here, there in present) and any(len(here | there) == 2 for here, there in present)
     assert furthest(one, two) < 1e-5
+    assert_same_losses(one, two)
 
 
 def test_two_processes_do_not_look_for_a_batch_size_each_by_itself(folder: Path) -> None:
@@ -140,3 +163,4 @@ def test_two_processes_stop_tasks_unfreeze_layers_and_average_as_one(
     two = launch(TORCHRUN, folder, accumulation=2, ADAPTERS=adapters, ARGS=json.dumps(settings))
     assert one["history"] == two["history"]
     assert furthest(one, two) < 1e-5
+    assert_same_losses(one, two)

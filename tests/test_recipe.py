@@ -229,12 +229,12 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key(value: Any, kind: Any) 
         ("mixing.cap", 0, r"mixing\.cap=0 must be 1 row or more"),
         ("mixing.weights", {"intnt": 1}, r"mixing\.weights has no key 'intnt'.*Did you mean 'intent'"),
         ("mixing.weights", [1, 2], r"mixing\.weights must hold keys and values, got \[1, 2\]"),
-        ("mixing", {"weights": {"intent": "1 -"}}, r"mixing: weights\['intent'\]='1 -' is not an expression"),
+        ("mixing", {"weights": {"intent": "1 -"}}, r"mixing\.weights\['intent'\]='1 -' is not an expression"),
         ("mixing", {"weights": {"intent": True}}, r"mixing\.weights\.intent must be a number or text, got True"),
-        ("mixing.strategy", "weights", r"mixing: weights=None and strategy='weights' do not fit together"),
+        ("mixing.strategy", "weights", r"mixing\.weights=None and mixing\.strategy='weights' do not fit together"),
         ("mixing.references", {"intent": "good"}, r"mixing\.references\.intent must be a number, got 'good'"),
-        ("mixing.references", {"intent": 0}, r"mixing: references\['intent'\]=0.0 must be a score above 0"),
-        ("mixing.max_repeats", 0, r"mixing: max_repeats=0.0 must be above 0"),
+        ("mixing.references", {"intent": 0}, r"mixing\.references\['intent'\]=0.0 must be a score above 0"),
+        ("mixing.max_repeats", 0, r"mixing\.max_repeats=0.0 must be above 0"),
         ("mixing.batch_sizes", {"pos": "many"}, r"mixing\.batch_sizes\.pos must be a whole number, got 'many'"),
         ("mixing.max_tokens_per_batch", "all", r"mixing\.max_tokens_per_batch must be a whole number or null"),
         ("training.length_group", 4, r"write it as mixing\.length_group"),
@@ -514,8 +514,6 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(
     values: Values, load: Callable[..., Recipe], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     values["training"] |= {"max_steps": 3, "save_strategy": "steps", "save_steps": 2}
-    with pytest.raises(ValueError, match=r"There is no checkpoint-\* in .*training\.save_strategy"):
-        load(values).train(tmp_path / "out", resume=True)
     load(values).train(tmp_path / "out")
     whole = load_file(tmp_path / "out" / "model.safetensors")
     with pytest.raises(ValueError, match=r"has checkpoints of another run, checkpoint-3 the last\..*--resume"):
@@ -529,6 +527,32 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(
     assert f"goes on from {tmp_path / 'out' / 'checkpoint-2'}." in caplog.text
     resumed = load_file(tmp_path / "out" / "model.safetensors")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+@pytest.mark.parametrize("strategy", ["steps", "no"])
+def test_resume_before_the_first_checkpoint_begins_at_the_start_and_says_so(
+    strategy: str, values: Values, load: Callable[..., Recipe], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values["training"] |= {"max_steps": 2, "save_strategy": strategy, "save_steps": 2}
+    begun = tmp_path / "out" / "_saving" / "checkpoint-2"  # the job was killed in its first save
+    begun.mkdir(parents=True)
+    (begun / "model.safetensors").write_bytes(b"half of it")
+    trained = load(values).train(tmp_path / "out", resume=True)
+    assert trained.trainer.state.global_step == 2
+    assert (
+        f"There is no checkpoint-* in {str(tmp_path / 'out')!r} yet: the training begins at the start." in caplog.text
+    )
+    assert ("training.save_strategy" in caplog.text) == (strategy == "no")
+
+
+def test_resume_does_not_begin_anew_where_the_only_checkpoint_is_damaged(
+    values: Values, load: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    values["training"] |= {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    load(values).train(tmp_path / "out")
+    (tmp_path / "out" / "checkpoint-2" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"no complete checkpoint.* checkpoint-2: it lacks model\.safetensors"):
+        load(values).train(tmp_path / "out", resume=True)
 
 
 def test_a_recipe_that_lies_in_the_output_dir_is_not_written_over(values: Values, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import datasets
 import pytest
 import torch
 from peft import LoraConfig
+from transformers import TrainerCallback
 
 from hf_mtl import (
     MultiTaskModel,
@@ -372,10 +373,13 @@ def test_data_that_cannot_be_used_is_refused_before_anything_is_written(
         ({"cap": 0}, "cap"),
         ({"tasks_per_step": 2, "gradient_accumulation_steps": 3}, "tasks_per_step=2 must divide"),
         ({"mixing": "adaptive"}, "mixing='adaptive' learns from evaluations: set eval_strategy"),
-        ({"mixing": "weights"}, "weights=None and strategy='weights' do not fit together"),
+        ({"mixing": "weights"}, "mixing_weights=None and mixing='weights' do not fit together"),
         ({"mixing": "unimax", "max_repeats": 0}, "max_repeats=0 must be above 0"),
-        ({"mixing": "weights", "mixing_weights": {"intent": "1 - x"}}, r"weights\['intent'\]='1 - x' has the name 'x'"),
-        ({"mixing": "weights", "mixing_weights": {"intent": 1}}, r"weights has nothing for \['pos', 'answer'\]"),
+        (
+            {"mixing": "weights", "mixing_weights": {"intent": "1 - x"}},
+            r"mixing_weights\['intent'\]='1 - x' has the name 'x'",
+        ),
+        ({"mixing": "weights", "mixing_weights": {"intent": 1}}, r"mixing_weights has nothing for \['pos', 'answer'\]"),
         ({"batch_sizes": {"intent": 0}}, r"batch_sizes\['intent'\]=0 must be a whole number of rows"),
         ({"batch_sizes": {"intnt": 4}}, "'intnt', which is not a task.*Did you mean 'intent'"),
         ({"max_tokens_per_batch": 0}, "max_tokens_per_batch=0 must be 1 or more"),
@@ -406,3 +410,15 @@ def test_columns_that_could_be_read_and_are_not_are_said_before_training(
         "Task 'single' does not read the column 'text_pair'",
         "Task 'near' does not read the column 'negative'",
     ]
+
+
+class Removes(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        model.remove_task("pos")
+
+
+def test_a_callback_that_takes_a_task_out_of_a_training_is_refused(make: Any) -> None:
+    trainer = make(callbacks=[Removes()])
+    with pytest.raises(ValueError, match=r"tasks have changed .* were \['intent', 'pos', 'answer'\].*by task_patience"):
+        trainer.train()
+    assert trainer.state.global_step == 1  # whichever task the next batch was of

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(parsers, "train", commands.train, "train a model by a recipe", _OVERRIDES)
     train.add_argument("recipe", metavar="RECIPE.yaml")
     train.add_argument("--output_dir", required=True, metavar="DIR", help="where the model goes")
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR, if there is one")
     train.add_argument("--backbone", metavar="NAME", help="another backbone than the recipe's")
 
     evaluate = _command(parsers, "evaluate", commands.evaluate, "score a model on a recipe's data", _OVERRIDES)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..nearest import nearest
 from .expressions import parse
@@ -22,6 +22,7 @@ class Mixture:
         max_repeats: `unimax`: how often a task's rows may be gone through in the whole training.
         weights: `weights`: task -> a number, or an expression of progress, step, epoch and size.
         references: `adaptive`: task -> main metric of a model that was trained for it alone; None: learning progress.
+        called: field of this class -> what messages call it, where users write it under another name.
 
     Raises:
         ValueError: for an unknown strategy or an option out of range.
@@ -33,32 +34,43 @@ class Mixture:
     max_repeats: float = 10.0
     weights: Mapping[str, float | str] | None = None
     references: Mapping[str, float] | None = None
+    called: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.strategy, str) and self.strategy not in MIXING_RULES:
             raise ValueError(
-                f"Unknown mixing strategy {self.strategy!r}. {nearest(self.strategy, sorted(MIXING_RULES))} "
+                f"Unknown {self.name_of('strategy')} {self.strategy!r}. "
+                f"{nearest(self.strategy, sorted(MIXING_RULES))} "
                 "A function of sizes and state will do too."
             )
         if not self.temperature >= 1:
-            raise ValueError(f"temperature={self.temperature} must be at least 1: 1 is proportional, 2 a good start.")
+            raise ValueError(
+                f"{self.name_of('temperature')}={self.temperature} must be at least 1: 1 is proportional, 2 a good "
+                "start."
+            )
         if self.cap is not None and self.cap < 1:
-            raise ValueError(f"cap={self.cap} must be at least 1 row, or None for no cap.")
+            raise ValueError(f"{self.name_of('cap')}={self.cap} must be at least 1 row, or None for no cap.")
         if not self.max_repeats > 0:
             raise ValueError(
-                f"max_repeats={self.max_repeats} must be above 0: 10 goes ten times through a task's rows."
+                f"{self.name_of('max_repeats')}={self.max_repeats} must be above 0: 10 goes ten times through a task's "
+                "rows."
             )
         self._check_weights()
+        strategy, references = self.name_of("strategy"), self.name_of("references")
         for task, score in (self.references or {}).items():
             if isinstance(score, bool) or not (isinstance(score, (int, float)) and 0 < score < math.inf):
                 raise ValueError(
-                    f"references[{task!r}]={score!r} must be a score above 0: that of a model for it alone."
+                    f"{references}[{task!r}]={score!r} must be a score above 0: that of a model for it alone."
                 )
         if self.references is not None and self.strategy != "adaptive":
             raise ValueError(
-                f"references={dict(self.references)!r} and strategy={self.strategy!r} do not fit together: only the "
-                "strategy 'adaptive' looks at references. Take that one, or leave references out."
+                f"{references}={dict(self.references)!r} and {strategy}={self.strategy!r} do not fit together: only "
+                f"{strategy}='adaptive' looks at {references}. Take that one, or leave {references} out."
             )
+
+    def name_of(self, field: str) -> str:
+        """What messages call a field: as the user wrote it."""
+        return self.called.get(field, field)
 
     @property
     def changes(self) -> bool:
@@ -75,7 +87,8 @@ class Mixture:
     def check_tasks(self, tasks: Iterable[str]) -> None:
         """Raises ValueError where weights or references are of other tasks than these."""
         tasks = list(tasks)
-        for name, given in (("weights", self.weights), ("references", self.references)):
+        for field_name, given in (("weights", self.weights), ("references", self.references)):
+            name = self.name_of(field_name)
             for task in given or {}:
                 if task not in tasks:
                     raise ValueError(f"{name} has {task!r}, which is not a task. {nearest(str(task), tasks)}")
@@ -83,15 +96,16 @@ class Mixture:
                 raise ValueError(f"{name} has nothing for {missing}: give each task one.")
 
     def _check_weights(self) -> None:
+        strategy, weights = self.name_of("strategy"), self.name_of("weights")
         if (self.strategy == "weights") != (self.weights is not None):
             raise ValueError(
-                f"weights={self.weights!r} and strategy={self.strategy!r} do not fit together: the strategy 'weights' "
-                "needs weights={task: weight}, and no other looks at them."
+                f"{weights}={self.weights!r} and {strategy}={self.strategy!r} do not fit together: "
+                f"{strategy}='weights' needs {weights}, as task -> weight, and no other looks at them."
             )
         for task, weight in (self.weights or {}).items():
             if isinstance(weight, str):
-                parse(weight, f"weights[{task!r}]")
+                parse(weight, f"{weights}[{task!r}]")
             elif isinstance(weight, bool) or not (isinstance(weight, (int, float)) and 0 <= weight < math.inf):
                 raise ValueError(
-                    f"weights[{task!r}]={weight!r} must be a number of at least 0, or an expression: '1 - progress'."
+                    f"{weights}[{task!r}]={weight!r} must be a number of at least 0, or an expression: '1 - progress'."
                 )

@@ -44,9 +44,9 @@ def _unimax(sizes: Mapping[str, int], state: MixingState, mixture: "Mixture") ->
 
 
 def _weights(sizes: Mapping[str, int], state: MixingState, mixture: "Mixture") -> dict[str, float]:
-    values = {"progress": state.progress, "step": state.step, "epoch": state.epoch}
+    values, name = {"progress": state.progress, "step": state.step, "epoch": state.epoch}, mixture.name_of("weights")
     return {
-        task: evaluate(weight, values | {"size": float(sizes[task])}, f"weights[{task!r}]")
+        task: evaluate(weight, values | {"size": float(sizes[task])}, f"{name}[{task!r}]")
         if isinstance(weight, str)
         else float(weight)
         for task, weight in (mixture.weights or {}).items()

@@ -1,5 +1,6 @@
 """A recipe run: all data checked, then trained, scored and saved; or a saved model scored again."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import set_seed
+from transformers.trainer_utils import SaveStrategy
 
-from ..checkpoint_files import SAVING, faults
+from ..checkpoint_files import faults
 from ..data import encode_dataset
 from ..disk import check_writable
 from ..evaluation import baseline_score
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 __all__ = ["Report", "Trained", "evaluate", "train"]
+
+logger = logging.getLogger(__name__)
 
 Scores = dict[str, dict[str, float]]
 Data = Mapping[str, Mapping[str, Any]]
@@ -82,7 +86,7 @@ def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool 
     Args:
         recipe: the recipe.
         output_dir: gets the model, its tokenizer, its card and the recipe; and checkpoints, where asked for.
-        resume: go on from the last complete checkpoint there.
+        resume: go on from the last complete checkpoint there; where none has been written yet, begin at the start.
 
     Raises:
         ValueError: the data, or anything else of the recipe, cannot be used; or checkpoints of another run are there.
@@ -101,7 +105,7 @@ def train(recipe: "Recipe", output_dir: str | os.PathLike[str], *, resume: bool 
     trainer = MultiTaskTrainer(
         model, args, train_dataset=_split(data, "train"), eval_dataset=_split(data, "validation") or None
     )
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=resume and _something_to_resume(trainer))
     if trainer.eval_dataset is not None:
         trainer.tune()
     reports = {split: _report(trainer, model.tasks, split, data) for split in SPLITS[1:] if _split(data, split)}
@@ -174,18 +178,28 @@ def _evaluation_data(recipe: "Recipe", split: str) -> dict[str, dict[str, Any]]:
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
-    """Says at once what a folder must have, or not have. Which checkpoint it will be, the trainer finds out."""
+    """Says at once what a folder must not have. Which checkpoint a run goes on from, the trainer finds out."""
     found = faults(folder)
     if found and not resume:  # runs are not mixed: a later resume would take whosever checkpoint is last
         raise ValueError(
             f"output_dir {str(folder)!r} has checkpoints of another run, checkpoint-{max(found)} the last. Go on from "
             "it (--resume, in Python resume=True), train into another folder, or delete them first."
         )
-    if resume and not found and not faults(folder / SAVING):
-        raise ValueError(
-            f"There is no checkpoint-* in {str(folder)!r} to resume from. "
-            "Checkpoints are kept where the recipe says so: training.save_strategy: epoch."
-        )
+
+
+def _something_to_resume(trainer: MultiTaskTrainer) -> bool:
+    """Whether there is a checkpoint to go on from; says so where there is none.
+
+    Who starts a killed job again by the same command need not know how far it had come.
+    """
+    if trainer.has_checkpoints():
+        return True
+    if trainer.is_world_process_zero():
+        said = f"There is no checkpoint-* in {trainer.args.output_dir!r} yet: the training begins at the start."
+        if trainer.args.save_strategy == SaveStrategy.NO:
+            said += " Nor will one be kept: for that the recipe says training.save_strategy: epoch, or steps."
+        logger.warning(said)
+    return False
 
 
 def _split(data: Data, split: str) -> dict[str, Any]:

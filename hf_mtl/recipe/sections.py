@@ -134,10 +134,8 @@ def read_mixing(value: Any, tasks: Iterable[str]) -> dict[str, Any]:
     if values.get("cap") is not None and values["cap"] < 1:
         raise ValueError(f"mixing.cap={values['cap']} must be 1 row or more, or null for no cap.")
     options = {"weights": "mixing_weights", "references": "mixing_references", "max_repeats": "max_repeats"}
-    try:
-        Mixture(strategy=strategy, **{name: values[a] for name, a in options.items() if a in values})
-    except ValueError as error:
-        raise ValueError(f"mixing: {error}") from error
+    fields = {name: values[a] for name, a in options.items() if a in values}
+    Mixture(strategy=strategy, called={name: f"mixing.{name}" for name in ("strategy", *options)}, **fields)
     return values
 
 

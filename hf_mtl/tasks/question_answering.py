@@ -165,11 +165,14 @@ class QuestionAnswering(Task):
         return _ends
 
     def plain_head(self, head: nn.Module) -> PlainHead:
-        """Where there always is an answer, the first token's logits are others, from which no answer is read."""
-        if self.separate_null and self.allow_no_answer is not False:
+        """Of a head whose weights for "no answer" are those of all tokens.
+
+        Where there always is an answer, weights of their own are learned too: of windows that do not hold it.
+        """
+        if self.separate_null:
             raise self.not_plain(
-                "whether there is no answer is read by weights of its own, which transformers' classes do not have; a "
-                "task made with separate_null=False, or allow_no_answer=False, can be exported"
+                'the first token\'s logits, "no answer" or "not in this window", are read by weights of their own, '
+                "which transformers' classes do not have; a task made with separate_null=False can be exported"
             )
         reader: Any = head
         return PlainHead(

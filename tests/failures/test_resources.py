@@ -15,7 +15,12 @@ from hf_mtl.failures.resources import NoBatchError
 
 
 class Hungry(torch.nn.Module):
-    """A head that asks the system for more memory than there can be, where it has more rows than so many."""
+    """A head that asks the system for more memory than there can be, where it has more rows than so many.
+
+    The first `spared` batches are let through.
+    """
+
+    spared = 0
 
     def __init__(self, head: torch.nn.Module, most: int, seen: list[int]) -> None:
         super().__init__()
@@ -23,7 +28,7 @@ class Hungry(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         self.seen.append(len(hidden))
-        if len(hidden) > self.most:
+        if len(hidden) > self.most and len(self.seen) > self.spared:
             torch.empty(2**58, dtype=torch.uint8)
         return self.head(hidden, *args, **kwargs)
 
@@ -68,6 +73,51 @@ def test_auto_find_batch_size_comes_down_until_the_batch_fits(make: Any, setting
     assert own <= most < max(seen) and seen[-1] <= most
     if not settings:
         assert own == trainer._train_batch_size == 5
+
+
+class Interrupts(TrainerCallback):
+    """Ends a try after its third step, as a kill would."""
+
+    def __init__(self, of_try: int) -> None:
+        self.of_try, self.tries = of_try, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.tries += 1
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.tries == self.of_try and state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_run_is_not_resumed_from_a_try_that_the_memory_did_not_hold(make: Any) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 2, "auto_find_batch_size": True, "mixing": "round_robin"}
+    trainer = make(per_device_train_batch_size=8, callbacks=[Interrupts(2)], **settings)
+    # The first try gets to its fifth step, and has saved after the second and the fourth one.
+    trainer.model.heads["long"] = Hungry(trainer.model.heads["long"], 7, seen := [])
+    trainer.model.heads["long"].spared = 4
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert seen[4] == 8 and max(seen[5:]) == 7
+    assert [path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*")] == ["checkpoint-2"]
+    resumed = make(per_device_train_batch_size=8, **settings)
+    hungry(resumed, 7)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 12 and resumed._train_batch_size == 7
+
+
+def test_a_resumed_run_outlives_a_failed_try_that_has_deleted_its_start(make: Any) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 2, "auto_find_batch_size": True, "mixing": "round_robin"}
+    settings |= {"save_total_limit": 1, "per_device_train_batch_size": 8}
+    killed = make(callbacks=[Interrupts(1)], **settings)
+    hungry(killed, 8)  # so that its head's weights have the same names
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    resumed = make(**settings)
+    resumed.model.heads["long"] = Hungry(resumed.model.heads["long"], 7, seen := [])
+    resumed.model.heads["long"].spared = 4  # it gets to its seventh step
+    resumed.train(resume_from_checkpoint=True)
+    assert seen[4] == 8 and resumed._train_batch_size == 7
+    assert [entry["step"] for entry in resumed.state.log_history if "loss" in entry] == list(range(1, 13))
 
 
 def test_auto_find_batch_size_that_finds_none_says_which_row_is_too_large(make: Any) -> None:
