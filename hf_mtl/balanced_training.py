@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from .adapters import task_of_key
 from .balancing import Balancing, GradientBalancing, GradientRows, LossBalancing, make_balancing
 from .tasks import Task
 from .training_args import MultiTaskTrainingArguments
@@ -47,6 +49,7 @@ class BalancedTrainingMixin(Trainer):
         self._micro_shares: list[Any] = []
         self._shares = {}
         self._rows: GradientRows | None = None
+        vars(self).pop("_owners", None)  # of the model as it is now
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._begin_balancing(self.processing_class)
@@ -99,6 +102,13 @@ class BalancedTrainingMixin(Trainer):
         model: Any = self.model
         return [p for p in model.parameters() if p.requires_grad]
 
+    @cached_property
+    def _owners(self) -> dict[torch.nn.Parameter, str]:
+        """Each parameter of a task's head or adapter, and which task's."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        own = ((parameter, task_of_key(key)) for key, parameter in model.named_parameters())
+        return {parameter: task for parameter, task in own if task in self._tasks}
+
     def _weighted(self, name: str, loss: Tensor) -> Tensor:
         """A task's part of the step's plain loss."""
         weight = self._tasks[name].weight / self.current_gradient_accumulation_steps
@@ -111,7 +121,8 @@ class BalancedTrainingMixin(Trainer):
     def _collect(self, losses: Mapping[str, Tensor]) -> None:
         """One backward a task; its gradients become its row."""
         if self._rows is None:
-            self._rows = GradientRows(list(self._tasks), self._trained())
+            weights = {name: task.weight for name, task in self._tasks.items()}
+            self._rows = GradientRows(list(self._tasks), self._trained(), self._owners, weights)
         for number, (name, loss) in enumerate(losses.items(), start=1):
             # Tasks that share rows share the backbone's activations, which the last of them is done with.
             self.accelerator.backward(self._weighted(name, loss), retain_graph=number < len(losses))

@@ -148,6 +148,26 @@ def test_many_second_gradients_can_be_taken_where_the_output_has_none(index: lis
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
+class Forgets(torch.autograd.Function):
+    """What comes after it has no gradient for it, and autograd comes by all the same, as through DDP's outputs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_a_layer_that_the_loss_does_not_hang_on_gets_no_gradient(index: list[int]) -> None:
+    module, x = layer(), torch.randn(8, 5, 12, requires_grad=True)
+    with use_route(route_of(index)):
+        Forgets.apply(module(x)).sum().backward()
+    assert x.grad is None and all(parameter.grad is None for parameter in module.parameters())
+
+
 @pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
 def test_outputs_may_be_changed_in_their_memory(index: list[int]) -> None:
     module, x = layer(), torch.randn(8, 5, 12, requires_grad=True)  # as Longformer's `query /= ...`

@@ -1,6 +1,9 @@
 """Adapters made of parts that tasks share: what they compute, what learns, and what becomes of a task."""
 
 import copy
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -47,6 +50,31 @@ def by_paper(module: RoutedLinear, sharing: str, task: str, x: torch.Tensor) -> 
     down = sum(z[k] * a[f"+{k}"].weight for k in range(3))
     up = sum(z[k] * b[f"+{k}"].weight for k in range(3))
     return x @ down.T @ up.T * module.scaling["+0"]
+
+
+DRAWN = """
+import sys, torch
+from peft import LoraConfig
+from hf_mtl import MultiTaskModel, TextClassification
+
+tasks = [TextClassification(name=name, labels=["no", "yes"]) for name in ("one", "two", "three")]
+for sharing in ("mtl-lora", "poly"):
+    torch.manual_seed(0)
+    model = MultiTaskModel.from_backbone(sys.argv[1], tasks, adapters=LoraConfig(r=2), sharing=sharing)
+    print([float(parameter.double().sum()) for name, parameter in model.named_parameters() if "lora_" in name])
+"""
+
+
+def test_a_seed_draws_the_same_in_every_process(tiny_backbone: Any) -> None:
+    command = [sys.executable, "-c", DRAWN, tiny_backbone()]
+    # Python hashes strings by another number in each process, and so orders sets of them.
+    found = {
+        subprocess.run(
+            command, env=os.environ | {"PYTHONHASHSEED": seed}, text=True, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("grad", [True, False], ids=["learning", "answering"])

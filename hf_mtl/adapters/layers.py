@@ -108,7 +108,9 @@ class RoutedLinear(Linear, RoutedLayer):
     def _fill_composed(self) -> None:
         if self.composition is None:
             return
-        for name in {name for kind in MORE for name in getattr(self, kind)}:
+        for name in dict.fromkeys(
+            name for kind in MORE for name in getattr(self, kind)
+        ):  # a set has another order each time
             own = [getattr(self, kind)[name] for kind in MORE if name in getattr(self, kind)]
             if not all(getattr(parameter, "_is_hf_initialized", False) for parameter in own):
                 with torch.no_grad():

@@ -92,6 +92,9 @@ class LinearWithLowRank(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor | None, *of_states: torch.Tensor | None) -> Any:
         """Written in steps of autograd, by which there are second derivatives (`create_graph`); only there the states
         have a gradient, and the output may have none."""
+        if gradient is None and all(of_low is None for of_low in of_states):
+            # The loss does not hang on this layer, and DDP comes by all the same. Zeros would say that it does.
+            return (None,) * (5 + 2 * ctx.number)
         saved = ctx.saved_tensors  # once: a checkpoint gives them no second time
         if gradient is None:
             gradient = saved[0].new_zeros(len(saved[0]), len(saved[1]))

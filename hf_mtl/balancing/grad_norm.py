@@ -30,7 +30,7 @@ class GradNorm(GramianBalancing):
         self, tasks: Sequence[str], seed: int = 0, *, alpha: float = 1.5, learning_rate: float = 0.025,
         normalize: bool = True,
     ):  # fmt: skip
-        super().__init__(tasks, seed, normalize=normalize)
+        super().__init__(tasks, seed, undoes_lengths=True, normalize=normalize)
         self.alpha = alpha
         self._adam = TaskAdam(learning_rate)
         self._learned = dict.fromkeys(tasks, 1.0)

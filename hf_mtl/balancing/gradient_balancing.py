@@ -38,17 +38,27 @@ class GramianBalancing(GradientBalancing):
 
     Args:
         weighting: `gramian [tasks, tasks]` in float32 -> weights `[tasks]`; torchjd's own, or one alike.
+        undoes_lengths: whether the weights make up for how long a row is. A task's own weight would be made up for as
+            well, so they are found for rows without it.
         normalize: scale the weights to a sum of K, the number of the step's tasks, as plain training has it. Learning
             rates then stay comparable between methods; some, as Nash-MTL's, hang on the size of the gradients.
     """
 
-    def __init__(self, tasks: Sequence[str], seed: int = 0, *, weighting: Any = None, normalize: bool = True):
+    def __init__(
+        self, tasks: Sequence[str], seed: int = 0, *, weighting: Any = None, undoes_lengths: bool = False,
+        normalize: bool = True,
+    ):  # fmt: skip
         super().__init__(tasks, seed)
         self._weighting = weighting
         self._normalize = normalize
+        self.undoes_lengths = undoes_lengths
 
     def end_step(self, rows: GradientRows, losses: Mapping[str, float]) -> None:
-        weights = self.weigh(rows.gramian(), rows.tasks, losses).tolist()
+        gramian = rows.gramian()
+        if self.undoes_lengths:
+            own = torch.tensor([weight or 1.0 for weight in rows.weights])  # of weight 0 the row is zeros
+            gramian /= own.outer(own)
+        weights = self.weigh(gramian, rows.tasks, losses).tolist()
         self.weights = dict(zip(rows.tasks, weights, strict=True))
         self.step += 1
         rows.write_sum(weights)

@@ -17,6 +17,9 @@ class NashMTL(GramianBalancing):
     has the paper's own way, a row of linearized problems for a solver (ECOS), which ends near this point and warns.
     """
 
+    def __init__(self, tasks: Sequence[str], seed: int = 0, *, normalize: bool = True):
+        super().__init__(tasks, seed, undoes_lengths=True, normalize=normalize)
+
     def solve(self, gramian: Tensor, tasks: Sequence[str], losses: Mapping[str, float]) -> Tensor:
         return bargain(gramian)
 

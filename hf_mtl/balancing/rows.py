@@ -1,6 +1,7 @@
 """The gradients of the tasks in an optimizer step: one row a task, over the shared parameters."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,21 @@ class GradientRows:
     Args:
         tasks: all task names; rows are in this order, whichever came first.
         parameters: what is trained, shared or not.
+        owners: parameter -> the task whose head or adapter it is of. In a mixed batch all tasks' adapters are part of
+            one product, and every loss gives each of them a gradient: zeros, which say nothing of sharing.
+        weights: task -> what its loss was multiplied by; 1 where nothing is said.
     """
 
-    def __init__(self, tasks: Sequence[str], parameters: Sequence[nn.Parameter]):
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        parameters: Sequence[nn.Parameter],
+        owners: Mapping[nn.Parameter, str] | None = None,
+        weights: Mapping[str, float] | None = None,
+    ):
         self.parameters = list(parameters)
+        self._owners = [(owners or {}).get(parameter) for parameter in self.parameters]
+        self._weights = dict(weights or {})
         self._names = tuple(tasks)
         self._rows: dict[str, Row] = {}
 
@@ -46,6 +58,11 @@ class GradientRows:
         found: Row = [parameter.grad for parameter in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
+        others = [(i, g) for i, g in enumerate(found) if g is not None and self._owners[i] not in (None, task)]
+        if others:  # not all zeros where one task's head feeds another's
+            lengths = torch.stack(torch._foreach_norm([g for _, g in others], math.inf))
+            for (i, g), length in zip(others, lengths.tolist(), strict=True):
+                found[i] = None if length == 0 else g
         self._rows[task] = _added(self._rows[task], found, 1.0) if task in self._rows else found
 
     def average(self) -> None:
@@ -60,6 +77,11 @@ class GradientRows:
     def share(self) -> bool:
         """Whether any parameter is shared."""
         return any(_shared(column) for column in zip(*self.rows, strict=True))
+
+    @property
+    def weights(self) -> list[float]:
+        """What the loss of each task of this step was multiplied by."""
+        return [self._weights.get(name, 1.0) for name in self.tasks]
 
     def gramian(self) -> Tensor:
         """`[tasks, tasks]` inner products of the rows over the shared parameters, float32, on the CPU."""

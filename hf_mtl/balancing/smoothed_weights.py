@@ -43,8 +43,9 @@ class CRMOGM(GramianBalancing):
             raise ValueError(f"of={of!r} is no method whose weights can be averaged. {nearest(of, SMOOTHED)}")
         if not 0 <= alpha < 1:
             raise ValueError(f"alpha={alpha} must be from 0 to below 1.")
-        super().__init__(tasks, seed, normalize=normalize)
-        self._found = SMOOTHED[of](tasks, seed)
+        found = SMOOTHED[of](tasks, seed)
+        super().__init__(tasks, seed, undoes_lengths=found.undoes_lengths, normalize=normalize)
+        self._found = found
         self._alpha = alpha
         self._averages: dict[str, float] = {}
 

@@ -51,7 +51,7 @@ def mgda(
 ) -> GramianBalancing:
     """The shortest vector in the rows' convex hull (Sener and Koltun 2018, 1810.04650)."""
     weighting = aggregation().MGDAWeighting(epsilon=epsilon, max_iters=max_iters)
-    return GramianBalancing(tasks, seed, weighting=weighting, normalize=normalize)
+    return GramianBalancing(tasks, seed, weighting=weighting, undoes_lengths=True, normalize=normalize)
 
 
 def aligned_mtl(
@@ -61,12 +61,14 @@ def aligned_mtl(
     if scale_mode not in ("min", "median", "rmse"):
         raise ValueError(f"scale_mode={scale_mode!r} must be 'min', 'median' or 'rmse'.")
     weighting = aggregation().AlignedMTLWeighting(scale_mode=scale_mode)
-    return GramianBalancing(tasks, seed, weighting=weighting, normalize=normalize)
+    return GramianBalancing(tasks, seed, weighting=weighting, undoes_lengths=True, normalize=normalize)
 
 
 def imtl_g(tasks: Sequence[str], seed: int = 0, *, normalize: bool = True) -> GramianBalancing:
     """Equal projections on all rows (IMTL-G, Liu et al. 2021)."""
-    return GramianBalancing(tasks, seed, weighting=aggregation().IMTLGWeighting(), normalize=normalize)
+    return GramianBalancing(
+        tasks, seed, weighting=aggregation().IMTLGWeighting(), undoes_lengths=True, normalize=normalize
+    )
 
 
 def upgrad(tasks: Sequence[str], seed: int = 0, *, normalize: bool = True) -> GramianBalancing:
@@ -83,7 +85,9 @@ def fairgrad(tasks: Sequence[str], seed: int = 0, *, alpha: float = 2.0, normali
     """The alpha-fair step (Ban and Ji 2024, 2402.15638, whose best alpha was 1 or 2)."""
     if not alpha > 0:
         raise ValueError(f"alpha={alpha} must be above 0.")
-    return GramianBalancing(tasks, seed, weighting=aggregation().FairGradWeighting(alpha=alpha), normalize=normalize)
+    return GramianBalancing(
+        tasks, seed, weighting=aggregation().FairGradWeighting(alpha=alpha), undoes_lengths=True, normalize=normalize
+    )
 
 
 def config(tasks: Sequence[str], seed: int = 0, *, normalize: bool = True) -> GramianBalancing:
@@ -97,4 +101,4 @@ def config(tasks: Sequence[str], seed: int = 0, *, normalize: bool = True) -> Gr
         found: Tensor = aggregator(rows) @ torch.linalg.pinv(rows)
         return found
 
-    return GramianBalancing(tasks, seed, weighting=weighting, normalize=normalize)
+    return GramianBalancing(tasks, seed, weighting=weighting, undoes_lengths=True, normalize=normalize)

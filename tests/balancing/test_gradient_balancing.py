@@ -118,6 +118,24 @@ def test_weights_add_up_to_the_number_of_tasks_whatever_the_loss_scale(name: str
     assert found[2].numpy() == pytest.approx(found[0].numpy(), abs=1e-4)
 
 
+@pytest.mark.parametrize("name", sorted({*GRADIENT_METHODS} - {"graddrop"}))
+def test_a_tasks_weight_is_a_factor_beside_the_methods(name: str, net: Net) -> None:
+    data, losses, parts = batches(), {"a": 1.0, "b": 2.0, "c": 0.5}, {}
+    for weight in (1.0, 10.0):
+        rows, method = GradientRows(TASKS, list(net.parameters()), weights={"a": weight}), make(name)
+        for task, x in data.items():
+            net.zero_grad()
+            ((weight if task == "a" else 1.0) * net.loss(task, x)).backward()
+            rows.collect(task)
+        method.end_step(rows, losses)
+        parts[weight] = dict(method.weights)
+    undone = {"aligned-mtl", "config", "cr-mogm", "fairgrad", "gradnorm", "imtl-g", "mgda", "nash-mtl"}
+    if name in undone:  # of rows without the weight
+        assert parts[10.0] == pytest.approx(parts[1.0], rel=1e-3)
+    share = {w: w * part["a"] / (w * part["a"] + part["b"] + part["c"]) for w, part in parts.items()}
+    assert share[10.0] > share[1.0]
+
+
 @pytest.mark.parametrize("name", GRADIENT_METHODS)
 def test_tasks_that_agree_get_the_plain_sum(name: str, net: Net) -> None:
     # Rows of equal length that are orthogonal: each method must leave the sum.
