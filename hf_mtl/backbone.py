@@ -1,9 +1,15 @@
 """What the package must know of a backbone: its width, its direction, its longest input."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["check_offsets", "is_causal", "longest_input", "prepare_tokenizer", "rows_come_first", "width_of"]
+__all__ = [
+    "check_offsets", "is_causal", "longest_input", "prepare_tokenizer", "rows_come_first", "warn_of_lengths",
+    "width_of",
+]  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 # A tokenizer whose model has no limit says so with a number of this size or more (transformers' VERY_LARGE_INTEGER).
 NO_LIMIT = 1_000_000
@@ -58,6 +64,20 @@ def longest_input(config: Any) -> int | None:
     if config.model_type in _POSITIONS_AFTER_PADDING:
         positions -= (config.pad_token_id or 0) + 1
     return int(positions)
+
+
+def warn_of_lengths(tokenizer: Any, config: Any, tasks: Iterable[Any]) -> None:
+    """Says which tasks ask for longer inputs than they get: `tokenizer` is a prepared one, `config` the backbone's."""
+    most = tokenizer.model_max_length
+    for task in tasks:
+        if task.max_length is not None and task.max_length > most:
+            logger.warning(
+                "Task %r: max_length=%d has no effect, its inputs have %d subwords at most: %s",
+                task.name, task.max_length, most,
+                f"more the backbone does not take. Set max_length={most}, or take a backbone of longer inputs."
+                if longest_input(config) == most
+                else "the tokenizer says so (model.tokenizer.model_max_length), and the backbone may take more.",
+            )  # fmt: skip
 
 
 def check_offsets(tokenizer: Any, tasks: Iterable[Any]) -> None:

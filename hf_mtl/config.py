@@ -11,7 +11,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from .remote_code import REMOTE_MODULE
 from .tasks import Task, task_from_dict
 
-__all__ = ["MultiTaskConfig"]
+__all__ = ["MultiTaskConfig", "require_multi_task"]
 
 
 PIPELINE = "multitask-nlp"
@@ -110,3 +110,13 @@ class MultiTaskConfig(PreTrainedConfig):
 def as_dict(task: Task | Mapping[str, Any]) -> dict[str, Any]:
     """A task as its dict, checked."""
     return (task if isinstance(task, Task) else task_from_dict(task)).to_dict()
+
+
+def require_multi_task(model: Any) -> Any:
+    """The model; raises ValueError where it is a plain one, which a pipeline cannot ask."""
+    if not isinstance(getattr(model, "config", None), MultiTaskConfig):
+        raise ValueError(
+            f"The pipeline answers by a MultiTaskModel, got {type(model).__name__}, which has no tasks. Give a trained "
+            "one: its folder, its Hub id, or MultiTaskModel.from_pretrained(...)."
+        )
+    return model

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_writable", "naming_unwritten"]
+__all__ = ["UnwrittenError", "check_no_file", "check_writable", "naming_unwritten"]
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -47,13 +47,13 @@ def naming_unwritten(what: str, folder: str | os.PathLike[str], way_out: str) ->
         yield
     except Exception as error:
         number = _number(error)
-        if number is None or isinstance(error, _Unwritten):
+        if number is None or isinstance(error, UnwrittenError):
             raise
         reason = f"{what} could not be written to {os.fspath(folder)!r}: {_REASONS[number]}"
-        raise _Unwritten(number, f"{reason} ({_free(Path(folder))}). {way_out}") from error
+        raise UnwrittenError(number, f"{reason} ({_free(Path(folder))}). {way_out}") from error
 
 
-class _Unwritten(OSError):
+class UnwrittenError(OSError):
     """What has been said once is not said again around it."""
 
     def __str__(self) -> str:
@@ -84,6 +84,21 @@ def _there(folder: Path) -> Path:
     return next(path for path in (whole, *whole.parents) if path.exists())
 
 
+def check_no_file(name: str, folder: str | os.PathLike[str]) -> None:
+    """Raises where a folder cannot be made, because it, or one above it, is a file.
+
+    Args:
+        name: the argument that names the folder.
+        folder: a folder, which need not exist yet.
+
+    Raises:
+        OSError: says which file is in the way.
+    """
+    there = _there(Path(folder))
+    if not there.is_dir():
+        raise UnwrittenError(errno.ENOTDIR, f"{name}={os.fspath(folder)!r}: {there} is a file. Name another folder.")
+
+
 def check_writable(name: str, folder: str | os.PathLike[str]) -> None:
     """Raises before long work begins, where its result could not be written. Leaves nothing behind.
 
@@ -94,14 +109,13 @@ def check_writable(name: str, folder: str | os.PathLike[str]) -> None:
     Raises:
         OSError: the folder, or the nearest one above it that exists, is a file or cannot be written into.
     """
+    check_no_file(name, folder)
     there = _there(Path(folder))
-    if not there.is_dir():
-        raise _Unwritten(errno.ENOTDIR, f"{name}={os.fspath(folder)!r}: {there} is a file. Name another folder.")
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, error.strerror)
-        raise _Unwritten(
+        raise UnwrittenError(
             error.errno, f"{name}={os.fspath(folder)!r}: nothing can be written into {there}: {reason}. Name another."
         ) from error

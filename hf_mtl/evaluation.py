@@ -13,6 +13,7 @@ from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from .data import EncodedDataset, encode_dataset, named_rows
 from .metrics import flatten_scores, mean_score
+from .nearest import nearest
 from .tasks import Task
 from .training_args import MultiTaskTrainingArguments
 
@@ -153,7 +154,8 @@ class EvaluationMixin(Trainer):
         for name in data:
             if name not in self._tasks:
                 raise ValueError(
-                    f"The {split} data has {name!r}, which is none of the model's tasks {list(self._tasks)}."
+                    f"The {split} data has {name!r}, which is none of the model's tasks. "
+                    f"{nearest(str(name), self._tasks)}"
                 )
         encoded = {
             name: encode_dataset(self._tasks[name], self._ids[name], rows, tokenizer, split)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from .adapters import adapter_name, merge_adapter
 from .config import MultiTaskConfig
+from .disk import check_no_file
 from .language_model import text_part
 from .tasks import Task
 from .tasks.plain import PlainHead
@@ -63,7 +64,9 @@ class ExportMixin(PreTrainedModel):
 
         Raises:
             ValueError: no class of transformers answers as the task does; says why, and what can be done instead.
+            OSError: there is a file where the folder is to be.
         """
+        check_no_file("folder", folder)
         task = self.task(name)
         plain = task.plain_head(self.heads[name])
         layers = self.config.text_config.num_hidden_layers  # type: ignore[union-attr]

@@ -45,7 +45,8 @@ class LoadingMixin(FreezingMixin, SavingMixin):
 
         Raises:
             OSError: there is no such model, or its weights are cut short or damaged.
-            ValueError: the backbone is another one than the checkpoint was saved over.
+            ValueError: the backbone is another one than the checkpoint was saved over; or this is no multi-task model,
+                but a plain one, a task pack or an adapter of peft: says how that is used.
         """
         try:
             config = None if name is None else _config_of(name, kwargs)
@@ -136,7 +137,36 @@ def _config_of(name: Any, kwargs: dict[str, Any]) -> MultiTaskConfig:
     config = kwargs.get("config")
     if isinstance(config, MultiTaskConfig):
         return config
-    return MultiTaskConfig.from_pretrained(name if config is None else config, **_hub_options(kwargs))
+    options = _hub_options(kwargs)
+    if config is None:
+        _check_multi_task(name, options)
+    return MultiTaskConfig.from_pretrained(name if config is None else config, **options)
+
+
+def _check_multi_task(name: Any, options: dict[str, Any]) -> None:
+    """Raises ValueError for what loads in another way: a plain model, a task pack, an adapter of peft."""
+    here = os.fspath(name)
+
+    def has(file: str) -> bool:
+        return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **options) is not None
+
+    if has("config.json"):
+        kind = MultiTaskConfig.get_config_dict(name, **options)[0].get("model_type")
+        if kind != MultiTaskConfig.model_type:
+            raise ValueError(
+                f"{here!r} is no multi-task model: its config.json is of a {kind!r} model. To make one over it: "
+                f"MultiTaskModel.from_backbone({here!r}, tasks=[...])."
+            )
+    elif has("task.json"):
+        raise ValueError(
+            f"{here!r} is a task pack, one task without its backbone. Make a model of one or several: "
+            f"MultiTaskModel.from_tasks([{here!r}]), or load it into a model that you have: model.load_task({here!r})."
+        )
+    elif has("adapter_config.json"):
+        raise ValueError(
+            f"{here!r} is an adapter of peft, without a backbone and a task's head. Make a model with adapters by "
+            f"MultiTaskModel.from_backbone(...), and give it to a task: model.attach_adapter(task, {here!r})."
+        )
 
 
 def _saved_config(name: Any, config: MultiTaskConfig, kwargs: dict[str, Any]) -> MultiTaskConfig:

@@ -21,7 +21,7 @@ from .adapters import (
     replaying,
     reset_missing,
 )
-from .backbone import prepare_tokenizer
+from .backbone import prepare_tokenizer, warn_of_lengths
 from .bundled import find_backbone
 from .config import MultiTaskConfig
 from .export import ExportMixin
@@ -134,6 +134,7 @@ class MultiTaskModel(
             "dtype": backbone.dtype,
         }
         tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(where, **hub), backbone.config, tasks)
+        warn_of_lengths(tokenizer, backbone.config, tasks)
         part: Any = text_part(backbone, kind)
         sharing = known_sharing(sharing, sharing_options, adapters)
         decoder = backbone.get_decoder() if kind == "seq2seq" else None

@@ -20,7 +20,7 @@ def closest(value: str, known: Iterable[str], cutoff: float = 0.6) -> str | None
 def nearest(value: str, known: Iterable[str]) -> str:
     """The end of an error message: the known values (of many the first), and the one that was probably meant."""
     known = list(known)
-    close = closest(value, known) or _begun(value, known)
+    close = closest(value, known) or _begun(value, known) or _continued(value, known)
     hint = "" if close is None else f" Did you mean {close!r}?"
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
     return f"Known: {known[:12]}{more}.{hint}"
@@ -30,6 +30,11 @@ def _begun(value: str, known: list[str]) -> str | None:
     """The only known value that begins like this one, whatever its hyphens: `multilabel`, `temp`."""
     begun = [name for name in known if len(value) > 2 and _letters(name).startswith(_letters(value))]
     return begun[0] if len(begun) == 1 else None
+
+
+def _continued(value: str, known: list[str]) -> str | None:
+    """The longest known value that this one begins with, as a whole word: `text_column` for `text`."""
+    return max((name for name in known if value.startswith((f"{name}_", f"{name}-"))), key=len, default=None)
 
 
 def _letters(name: str) -> str:

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, Pipeline
 
 from .adapters import reads_alike
 from .backbone import prepare_tokenizer, rows_come_first
+from .config import require_multi_task
 from .nearest import nearest
 from .pipeline_batches import Batch, Request, WindowTokenizer, make_batches, requests_of
 from .pipeline_inputs import examples_in, naming_example, nobody_answers, whole_number
@@ -58,7 +59,7 @@ class MultiTaskPipeline(Pipeline):
         **kwargs: as for any pipeline: `device`, `dtype`, ...
 
     Raises:
-        ValueError: there is no tokenizer, the model has no such task, or there is no such parameter.
+        ValueError: a model without tasks, without a tokenizer or without the task asked for; an unknown parameter.
     """
 
     model: Any
@@ -70,11 +71,10 @@ class MultiTaskPipeline(Pipeline):
     _load_feature_extractor = False  # type: ignore[assignment]
 
     def __init__(self, model: Any, tokenizer: Any = None, **kwargs: Any):
-        self.model = model
+        self.model = require_multi_task(model)
         if isinstance(tokenizer, str):
             tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        if tokenizer is None:
-            tokenizer = model.tokenizer
+        tokenizer = model.tokenizer if tokenizer is None else tokenizer
         if tokenizer is None:
             raise ValueError(
                 "The model has no tokenizer: none was saved beside it. Give the pipeline one: tokenizer=... "

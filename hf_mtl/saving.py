@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from .adapters import bare_parameters, fingerprint
 from .config import MultiTaskConfig
+from .disk import check_no_file
 from .generation import generation_values
 from .hub import PUSH_OPTIONS, push_folder
 from .model_card import render_card, write_card
@@ -52,7 +53,9 @@ class SavingMixin(PreTrainedModel):
 
         Raises:
             ValueError: `save_backbone=False` of a model whose backbone learns.
+            OSError: there is a file where the folder is to be.
         """
+        check_no_file("save_directory", save_directory)
         hub = {k: kwargs.pop(k) for k in ("repo_id", *PUSH_OPTIONS) if push_to_hub and k in kwargs}
         if any(parameter.is_meta for parameter in self.parameters()):
             raise ValueError(

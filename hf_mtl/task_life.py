@@ -23,7 +23,7 @@ from .adapters import (
     rename_key,
     starts_from_base,
 )
-from .backbone import check_offsets
+from .backbone import check_offsets, warn_of_lengths
 from .freezing import FreezingMixin
 from .language_model import kind_needed, text_part
 from .nearest import nearest
@@ -83,6 +83,7 @@ class TaskLifeMixin(FreezingMixin):
             self._check_places(task, adapter)
         if self.tokenizer is not None:
             check_offsets(self.tokenizer, [task])
+            warn_of_lengths(self.tokenizer, self.config.text_config, [task])
         head = task.build_head(self.config.text_config).to(self.device)
         head.apply(self._init_weights)
         self._keep_settings(task.name, adapter, own)

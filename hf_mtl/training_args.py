@@ -160,6 +160,12 @@ class MultiTaskTrainingArguments(AidArguments, ParameterArguments, TrainingArgum
     )
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mixing, str):
+            raise ValueError(
+                f"mixing={self.mixing!r} must be the name of a mixture, and its options are arguments of their own: "
+                "mixing='temperature', temperature=2.0; mixing='weights', mixing_weights={...}. A function of your own "
+                "is the trainer's mixing_rule."
+            )
         if self.mixing not in MIXING_RULES:
             raise ValueError(f"Unknown mixing {self.mixing!r}. {nearest(str(self.mixing), MIXING_RULES)}")
         by_score = self.load_best_model_at_end or self.save_strategy == "best"
@@ -242,6 +248,11 @@ class MultiTaskTrainingArguments(AidArguments, ParameterArguments, TrainingArgum
             )
 
     def _check_balancing(self) -> None:
+        if not isinstance(self.balancing, str):
+            raise ValueError(
+                f"balancing={self.balancing!r} must be the name of a method, and its options go apart: "
+                "balancing='cagrad', balancing_options={'c': 0.4}."
+            )
         if isinstance(self.balancing_options, str):
             raise ValueError(f"balancing_options={self.balancing_options!r} must be a dict, or JSON: '{{\"c\": 0.4}}'.")
         check_balancing(self.balancing, self.balancing_options)

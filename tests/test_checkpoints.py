@@ -225,6 +225,17 @@ def test_without_any_whole_checkpoint_nothing_is_resumed(make: Any, tmp_path: Pa
         make().train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-60"))
 
 
+def test_a_training_that_begins_anew_beside_checkpoints_says_so(make: Any, tmp_path: Path, caplog: Any) -> None:
+    make().train()
+    assert "of an earlier training" not in caplog.text
+    make().train(resume_from_checkpoint=True)
+    make(save_strategy="no").train()
+    assert "of an earlier training" not in caplog.text
+    make(max_steps=2).train()
+    assert f"output_dir={str(tmp_path / 'out')!r} has checkpoints of an earlier training, checkpoint-6" in caplog.text
+    assert "train(resume_from_checkpoint=True)" in caplog.text
+
+
 def test_a_save_that_lacked_but_its_renaming_counts_and_a_half_one_goes(make: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     unbroken = make()

@@ -76,8 +76,8 @@ def test_evaluate_prints_the_table_and_writes_every_metric(
     trained: tuple[Path, Path], run: Run, tmp_path: Path
 ) -> None:
     recipe, model = trained
-    code, printed, _ = run("evaluate", model, recipe, "--split", "validation", "--output", tmp_path / "scores.json")
-    assert code == 0
+    code, printed, said = run("evaluate", model, recipe, "--split", "dev", "--output", tmp_path / "scores.json")
+    assert code == 0 and f"Model '{model}': taken from this folder." in said and "Backbone" not in said
     metrics = json.loads((tmp_path / "scores.json").read_text())
     assert {"validation_intent_accuracy", "validation_pos_accuracy", "validation_answer_f1"} < set(metrics)
     assert f"mean of the tasks' main metrics: {metrics['validation_mean_score']:.4f}" in printed
@@ -196,7 +196,7 @@ def test_the_script_for_launchers_is_the_same_training(trained: tuple[Path, Path
         (["train", "RECIPE", "--output_dir", "OUT", "--training.bf16"], "error: --training.bf16 needs a value"),
         (["train", "RECIPE", "--training.bf16", "--output_dir", "OUT"], "error: --training.bf16 needs a value"),
         (["train", "RECIPE", "--output_dir", "OUT", "--training.seed", "["], "error: --training.seed [, line 1"),
-        (["evaluate", "MODEL", "RECIPE", "--split", "dev"], "error: split='dev' is not known."),
+        (["evaluate", "MODEL", "RECIPE", "--split", "tset"], "error: split='tset' is not known."),
         (["evaluate", "MODEL", "RECIPE", "--output", "no/such/f.json"], "error: --output no/such/f.json: the folder"),
         (["predict", "MODEL"], "error: Give either texts to answer or --input FILE."),
         (["predict", "MODEL", "a", "--input", "b.jsonl"], "error: Give either texts to answer or --input"),

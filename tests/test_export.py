@@ -251,3 +251,10 @@ def test_where_there_always_is_an_answer_the_first_tokens_logits_agree_too(tiny_
         found = AutoModelForQuestionAnswering.from_pretrained(tmp_path).eval()(**inputs)
     ours = logits(model, inputs)["answer"]
     assert close(ours, torch.stack([found.start_logits, found.end_logits], dim=-1))
+
+
+def test_a_folder_below_a_file_is_refused(tiny_backbone: Any, tmp_path: Any) -> None:
+    (tmp_path / "taken").write_text("")
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "out"):
+        with pytest.raises(OSError, match=r"folder='.*': .*taken is a file\. Name another folder\."):
+            build(tiny_backbone(), LORA).export_task("topic", folder)

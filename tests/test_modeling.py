@@ -415,6 +415,27 @@ def test_a_checkpoint_cut_short_is_refused(tiny_backbone: Any, tmp_path: Any) ->
         MultiTaskModel.from_pretrained(tmp_path)
 
 
+def test_a_plain_model_is_no_multi_task_model(tiny_backbone: Any) -> None:
+    with pytest.raises(ValueError, match=r"no multi-task model: .*a 'bert' model\. .*from_backbone\('.*', tasks="):
+        MultiTaskModel.from_pretrained(tiny_backbone())
+
+
+@pytest.mark.parametrize(("kind", "most"), [("bert", 128), ("t5", 512)])
+def test_a_max_length_beyond_the_longest_input_is_said(
+    kind: str, most: int, tiny_backbone: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def task(name: str, length: int | None) -> Task:
+        return TextClassification(name=name, labels=("x", "y"), max_length=length)
+
+    model = MultiTaskModel.from_backbone(tiny_backbone(kind), [task("a", most + 1), task("b", most), task("c", None)])
+    model.add_task(task("d", 10 * most))
+    said = [record.message for record in caplog.records if "has no effect" in record.message]
+    assert [message.partition(":")[0] for message in said] == ["Task 'a'", "Task 'd'"]
+    assert f"max_length={10 * most} has no effect, its inputs have {most} subwords at most: " in said[1]
+    assert ("the backbone may take more" in said[1]) == (kind == "t5")
+    assert [t.limit(model.tokenizer) for t in model.tasks.values()] == [most] * 4
+
+
 def test_a_changed_number_of_labels_is_refused(tiny_backbone: Any, tmp_path: Any) -> None:
     build(tiny_backbone(), LORA).save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())

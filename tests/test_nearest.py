@@ -13,6 +13,7 @@ TYPES = ["multi-label-classification", "multiple-choice", "text-classification",
         ("text-clasification", "text-classification"),
         ("multilabel", "multi-label-classification"),
         ("Multi_Label", "multi-label-classification"),
+        ("text-generation-of-long-and-short-answers", "text-generation"),
     ],
 )
 def test_a_slip_or_a_beginning_is_recognized(given: str, meant: str) -> None:

@@ -296,6 +296,25 @@ def test_wrong_loads_say_what_to_do(
         model.load_task(tmp_path / "pack" if source == "pack" else source, name=name)
 
 
+def test_a_pack_or_an_adapter_alone_is_no_model(tiny_backbone: Any, tmp_path: Any) -> None:
+    build(tiny_backbone(), LORA).save_task("topic", tmp_path)
+    with pytest.raises(ValueError, match=r"is a task pack, .*from_tasks\(\['.*'\]\), .*model\.load_task\("):
+        MultiTaskModel.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is an adapter of peft, .*model\.attach_adapter\(task, '.*adapter'\)"):
+        MultiTaskModel.from_pretrained(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(("way", "name"), [("save_pretrained", "save_directory"), ("save_task", "folder")])
+def test_a_folder_below_a_file_is_refused(way: str, name: str, tiny_backbone: Any, tmp_path: Any) -> None:
+    (tmp_path / "taken").write_text("")
+    model = build(tiny_backbone(), LORA)
+    given = ("topic",) if way == "save_task" else ()
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "out"):
+        with pytest.raises(OSError, match=rf"^{name}='.*': .*taken is a file\. Name another folder\.$"):
+            getattr(model, way)(*given, folder)
+    assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
+
+
 # ---------------------------------------------------------------------- adapters made by plain peft
 
 

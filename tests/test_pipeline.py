@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from tiny import ARCHITECTURES
-from transformers import pipeline
+from transformers import AutoModel, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_mtl import (
@@ -357,6 +357,11 @@ def test_a_model_without_a_tokenizer_asks_for_one(tiny_backbone: Any) -> None:
         MultiTaskPipeline(model, device="cpu")
     assert MultiTaskPipeline(model, tokenizer=tiny_backbone(), device="cpu")("Hello")
     assert model.tokenizer is not None
+
+
+def test_a_plain_model_is_refused(tiny_backbone: Any) -> None:
+    with pytest.raises(ValueError, match="answers by a MultiTaskModel, got BertModel, which has no tasks"):
+        pipeline("multitask-nlp", model=AutoModel.from_pretrained(tiny_backbone()), device="cpu")
 
 
 # ---------------------------------------------------------------------- transformers' own function

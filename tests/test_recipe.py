@@ -216,7 +216,11 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key(value: Any, kind: Any) 
         ("tasks.intent.data.test", 5, r"data\.test must be a file's name, or a list of them, got 5"),
         ("tasks.keys", {"type": "text-classification", "data": {"train": "x.csv"}}, r"Task name 'keys' cannot be used"),
         ("adapters.type", "lorra", r"adapters\.type='lorra' is not known\. .*Did you mean 'lora'\?"),
-        ("adapters.rank", 8, r"adapters has no key 'rank'\. Known: "),
+        ("adapters.rank", 8, r"adapters has no key 'rank'\. Did you mean 'r'\?"),
+        ("adapters.dropout", 0.1, r"adapters has no key 'dropout'\. Did you mean 'lora_dropout'\?"),
+        ("adapters.alpha", 8, r"adapters has no key 'alpha'\. Did you mean 'lora_alpha'\?"),
+        ("adapters.targets", "all-linear", r"adapters has no key 'targets'\. Did you mean 'target_modules'\?"),
+        ("adapters", {"type": "ia3", "rank": 8}, r"adapters has no key 'rank'\. Known: "),
         ("adapters.lora_alfa", 8, r"adapters has no key 'lora_alfa'\..*Did you mean 'lora_alpha'\?"),
         ("adapters.r", "big", r"adapters\.r must be a whole number, got 'big'"),
         ("adapters.sharing", "shard", r"sharing='shard' is not known\. .*Did you mean 'shared'\?"),
@@ -516,7 +520,9 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(
     values["training"] |= {"max_steps": 3, "save_strategy": "steps", "save_steps": 2}
     load(values).train(tmp_path / "out")
     whole = load_file(tmp_path / "out" / "model.safetensors")
-    with pytest.raises(ValueError, match=r"has checkpoints of another run, checkpoint-3 the last\..*--resume"):
+    with pytest.raises(
+        ValueError, match=r"has checkpoints of another run, checkpoint-3 the last\..*--resume; .*Recipe.train"
+    ):
         load(values).train(tmp_path / "out")
     (tmp_path / "out" / "model.safetensors").unlink()
     for file in (tmp_path / "out" / "checkpoint-3").iterdir():

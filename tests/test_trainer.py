@@ -323,7 +323,17 @@ def test_the_baseline_is_the_commonest_training_answer(make: Any, data: Any) -> 
     ("given", "message"),
     [
         ({"compute_metrics": print}, "compute_metrics has no effect"),
-        ({"train_dataset": {"intents": []}}, "'intents'.*none of the model's tasks"),
+        ({"train_dataset": {"intents": []}}, "'intents'.*none of the model's tasks.*Did you mean 'intent'"),
+        ({"eval_dataset": {"intents": []}}, "'intents'.*none of the model's tasks.*Did you mean 'intent'"),
+        (
+            {"train_dataset": {"intent": datasets.DatasetDict({"train": datasets.Dataset.from_list([{"text": "x"}])})}},
+            r"got DatasetDict with the splits \['train'\]\. Give one of them, as data\['train'\]\.$",
+        ),
+        (
+            {"eval_dataset": {"intent": {"train": [], "validation": []}}},
+            r"got dict with the splits .*as data\['validation'\]\.$",
+        ),
+        ({"train_dataset": {"intent": "rows"}}, r"got str\. Make one: datasets\.Dataset\.from_dict"),
         ({"train_dataset": {}}, "train data is an empty dict"),
         ({"train_dataset": []}, "must be a dict task -> data set"),
         (
@@ -368,6 +378,8 @@ def test_data_that_cannot_be_used_is_refused_before_anything_is_written(
     [
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 has no effect"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy"),
+        ({"mixing": {"strategy": "temperature"}}, "mixing=.*must be the name.*temperature=2.0; .*mixing_weights="),
+        ({"balancing": {"method": "cagrad"}}, "balancing=.*must be the name of a method.*balancing_options="),
         ({"mixing": "temperatur"}, "Unknown mixing 'temperatur'.*Did you mean 'temperature'"),
         ({"temperature": 0.5}, "temperature"),
         ({"cap": 0}, "cap"),

@@ -30,7 +30,9 @@ def aggregation() -> Any:
         ImportError: it is not installed.
     """
     if find_spec("torchjd") is None:
-        raise ImportError("Gradient methods need torchjd: pip install 'hf_mtl[balancing]'.")
+        raise ImportError(
+            "Gradient methods need torchjd: pip install 'hf_mtl[balancing]', from a clone pip install '.[balancing]'."
+        )
     import torchjd.aggregation
 
     return torchjd.aggregation

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _command(parsers, "evaluate", commands.evaluate, "score a model on a recipe's data", _OVERRIDES)
     evaluate.add_argument("model", metavar="DIR", help="folder or Hub id of a trained model")
     evaluate.add_argument("recipe", metavar="RECIPE.yaml")
-    evaluate.add_argument("--split", default="test", help="train, validation or test (the default)")
+    evaluate.add_argument("--split", default="test", help="train, validation (or dev) or test (the default)")
     evaluate.add_argument("--output", type=Path, metavar="FILE.json", help="gets all <split>_<task>_<metric>")
     evaluate.add_argument("--batch_size", type=_positive, metavar="N", help="inputs in a batch")
 

@@ -124,9 +124,7 @@ def _load(name: str) -> "MultiTaskModel":
             what = f"its config.json is of a {kind!r} model" if config.is_file() else "it has no config.json"
             raise ValueError(f"{name!r} is no folder that `hf-mtl train --output_dir` wrote: {what}.")
     try:
-        return MultiTaskModel.from_pretrained(locate_backbone(name))
-    except OSError as error:  # a trained model is located as a backbone is
-        raise OSError(str(error).replace("Backbone", "Model", 1)) from error
+        return MultiTaskModel.from_pretrained(locate_backbone(name, called="Model"))
     except RuntimeError as error:  # transformers' own for weights of other shapes
         raise ValueError(
             f"Model {name!r}: its weights are not of the shapes that config.json says ({error})"

@@ -38,7 +38,7 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
     if not isinstance(dataset, datasets.Dataset):
         raise ValueError(
             f"Task {task.name!r}, split {split!r}: the data must be a datasets.Dataset or a list of dicts, "
-            f"got {type(dataset).__name__}. Of a stream take rows: datasets.Dataset.from_list(list(stream.take(1000)))."
+            f"got {type(dataset).__name__}{_instead(dataset, split)}"
         )
     dataset = dataset.with_format(None)  # tensors are no label names
     task.require_columns(dataset, task.columns_to_encode(dataset.column_names))
@@ -74,6 +74,18 @@ def encode_dataset(task: Task, task_id: int, dataset: Any, tokenizer: Any, split
             desc=f"Encoding {task.name} ({split})",
         )
     return EncodedDataset(task, task_id, dataset, encoded)
+
+
+def _instead(data: Any, split: str) -> str:
+    """The end of the message about data of another kind: what to give in place of them."""
+    import datasets
+
+    if isinstance(data, Mapping) and data:
+        wanted = next((name for name in (split, "validation", "test") if name in data), next(iter(data)))
+        return f" with the splits {list(data)}. Give one of them, as data[{wanted!r}]."
+    if isinstance(data, datasets.IterableDataset):
+        return ". Of a stream take rows: datasets.Dataset.from_list(list(stream.take(1000)))."
+    return ". Make one: datasets.Dataset.from_dict(...), from_list(...) or from_pandas(...)."
 
 
 def _columns(features: Sequence[Mapping[str, Any]]) -> Any:

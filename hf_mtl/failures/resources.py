@@ -12,7 +12,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..disk import naming_unwritten
+from ..disk import check_no_file, naming_unwritten
 from ..training_args import MultiTaskTrainingArguments
 
 __all__ = ["BatchMemoryError", "LoadingError", "NoBatchError", "ResourcesMixin"]
@@ -81,6 +81,7 @@ class ResourcesMixin(Trainer):
         if _internal_call:  # for a checkpoint, which says it
             return super().save_model(output_dir, _internal_call=True)
         folder = output_dir or self.args.output_dir or "."
+        check_no_file("output_dir", folder)
         way_out = "It is in memory still: make room, then call save_model again, or with another folder."
         with naming_unwritten("The model", folder, way_out):
             super().save_model(output_dir)

@@ -25,6 +25,7 @@ from ..adapters import (
 )
 from ..bundled import find_backbone
 from ..config import MultiTaskConfig
+from ..disk import check_no_file
 from ..hub import PUSH_OPTIONS, fetch_folder, push_folder
 from ..language_model import text_part
 from ..model_card import write_card
@@ -71,7 +72,9 @@ class PacksMixin(PreTrainedModel):
 
         Raises:
             ValueError: there is no such task, or its answers come from weights that are the whole model's.
+            OSError: there is a file where the folder is to be.
         """
+        check_no_file("folder", folder)
         task = self.task(name)
         if task.language_model == "masked":
             raise ValueError(

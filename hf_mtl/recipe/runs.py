@@ -22,6 +22,7 @@ from ..tasks import Task
 from ..trainer import MultiTaskTrainer
 from ..training_args import MultiTaskTrainingArguments
 from .data import SPLITS
+from .data_options import ALSO
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -128,12 +129,13 @@ def evaluate(recipe: "Recipe", model: MultiTaskModel, split: str = "test", *, ba
     Args:
         recipe: says where the data are.
         model: a trained model; it may have more tasks than the recipe.
-        split: `train`, `validation` or `test`.
+        split: `train`, `validation` (or `dev`) or `test`.
         batch_size: rows in a batch; None: as the recipe says.
 
     Raises:
         ValueError: no task has the split, the model lacks a task, or the data cannot be used.
     """
+    split = ALSO.get(split, split)
     tasks = {name: _reading_columns_of(model.task(name), task) for name, task in recipe.tasks.items()}
     data = _evaluation_data(recipe, split)
     values = {key: value for key, value in recipe.training.items() if key in _EVALUATION}
@@ -166,7 +168,7 @@ def _reading_columns_of(task: Task, said: Task) -> Task:
 def _evaluation_data(recipe: "Recipe", split: str) -> dict[str, dict[str, Any]]:
     """task -> the split, and the training rows for the baselines where they are at hand."""
     if split not in SPLITS:
-        raise ValueError(f"split={split!r} is not known. {nearest(split, SPLITS)}")
+        raise ValueError(f"split={split!r} is not known. {nearest(split, [*SPLITS, *ALSO])}")
     data = {name: source.load([split]) for name, source in recipe.data.items()}
     if not any(data.values()):
         there = {name: source.names() for name, source in recipe.data.items()}
@@ -183,7 +185,8 @@ def _check_folder(folder: Path, resume: bool) -> None:
     if found and not resume:  # runs are not mixed: a later resume would take whosever checkpoint is last
         raise ValueError(
             f"output_dir {str(folder)!r} has checkpoints of another run, checkpoint-{max(found)} the last. Go on from "
-            "it (--resume, in Python resume=True), train into another folder, or delete them first."
+            "it (--resume; in Python Recipe.train(..., resume=True), or the trainer's resume_from_checkpoint=True), "
+            "train into another folder, or delete them first."
         )
 
 

@@ -36,6 +36,11 @@ MIXING = {
 _BY_TASK = {"weights": float | str, "references": float, "batch_sizes": int}
 # Fields of section `adapters` that are not of the peft config -> type.
 SHARING = {"sharing": str, "sharing_options": dict, "first_layer": int, "train_backbone": bool}
+# What people call settings of an adapter -> peft's names, of which the likest in letters would be others.
+_PEFT_NAMES = {
+    "rank": "r", "lora_r": "r", "lora_rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout",
+    "target": "target_modules", "targets": "target_modules", "modules": "target_modules",
+}  # fmt: skip
 # Keys of `training:` that may hold a value a task.
 _BY_TASK_OR_NUMBER = {"teachers": str, "r_drop": float}
 CARD = ("license", "language", "tags", "datasets")
@@ -99,7 +104,7 @@ def read_adapters(value: Any) -> Any:
     if kind not in ADAPTERS:
         raise ValueError(f"adapters.type={kind!r} is not known. {nearest(str(kind), ADAPTERS)} null: no adapters.")
     known = adapter_fields(kind)
-    check_keys(given, [*known, *SHARING], "adapters")
+    check_keys(given, [*known, *SHARING], "adapters", _PEFT_NAMES)
     given = {key: v for key, v in given.items() if key not in SHARING}
     given = {key: fit(v, known[key], f"adapters.{key}") for key, v in given.items()}
     adapters = adapter_from_dict({"peft_type": kind, **given})

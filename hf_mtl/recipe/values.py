@@ -31,11 +31,19 @@ def mapping(value: Any, name: str) -> dict[str, Any]:
     return dict(value)
 
 
-def check_keys(given: Iterable[Any], known: Iterable[str], name: str) -> None:
-    """Raises ValueError for a key that is not known, with the nearest that is."""
+def check_keys(
+    given: Iterable[Any], known: Iterable[str], name: str, others_say: Mapping[str, str] | None = None
+) -> None:
+    """Raises ValueError for a key that is not known, with the nearest that is.
+
+    `others_say`: what other programs call a key -> the key.
+    """
     known = list(known)
     for key in given:
         if key not in known:
+            meant = (others_say or {}).get(key)
+            if meant in known:
+                raise ValueError(f"{name} has no key {key!r}. Did you mean {meant!r}?")
             raise ValueError(f"{name} has no key {key!r}. {nearest(str(key), known)}")
 
 

@@ -61,4 +61,7 @@ def require_library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0].replace("_", "-")
-        raise ImportError(f"Scores of written texts need {package}: pip install 'hf_mtl[generation]'.") from error
+        raise ImportError(
+            f"Scores of written texts need {package}: pip install 'hf_mtl[generation]', from a clone pip install "
+            "'.[generation]'."
+        ) from error

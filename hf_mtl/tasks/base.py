@@ -92,8 +92,9 @@ class Task(TaskFields):
             **fields: the other fields, the names of the columns among them.
 
         Raises:
-            ValueError: a column or the split is missing, a label is, or there is nothing to learn from.
+            ValueError: an unknown field, a column, a label or the split is missing, or there is nothing to learn from.
         """
+        cls.check_fields(name, fields)
         return cls(name=name, **fields).learn(training_rows(name, dataset))
 
     def learn(self, dataset: Any) -> Self:

@@ -3,12 +3,13 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
 
+from ..nearest import nearest
 from .inputs import InputReader
 
 __all__ = ["TaskFields"]
@@ -56,6 +57,14 @@ class TaskFields(InputReader):
         for field in dataclasses.fields(self):  # JSON gives lists where Python gives tuples
             if isinstance(getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+
+    @classmethod
+    def check_fields(cls, name: Any, given: Iterable[str]) -> None:
+        """Raises ValueError for a field that tasks of this type do not have, with those that they have."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for field in given:
+            if field not in known:
+                raise ValueError(f"Task {name!r} ({cls.type}) has no field {field!r}. {nearest(field, known)}")
 
     def _check(self, field: str, value: Any, ok: bool, wanted: str) -> None:
         if not ok:

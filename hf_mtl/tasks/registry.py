@@ -1,6 +1,5 @@
 """Task types by their strings: a config.json and a recipe must be able to name a class."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -56,10 +55,5 @@ def task_from_dict(values: Mapping[str, Any]) -> Task:
     if "type" not in fields:
         raise ValueError(f"Task {fields.get('name')!r} has no 'type'. Known: {list(TASK_TYPES)}.")
     cls = task_class(fields.pop("type"))
-    known = [f.name for f in dataclasses.fields(cls)]
-    for field in fields:
-        if field not in known:
-            raise ValueError(
-                f"Task {fields.get('name')!r} ({cls.type}) has no field {field!r}. {nearest(field, known)}"
-            )
+    cls.check_fields(fields.get("name"), fields)
     return cls(**fields)

@@ -227,6 +227,12 @@ def test_a_folder_that_is_a_file_is_refused_before_the_rows_are_encoded(make: An
     assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
 
 
+def test_a_model_is_not_saved_below_a_file(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match=r"output_dir='.*taken/out': .*taken is a file\. Name another folder\."):
+        make().save_model(str(tmp_path / "taken" / "out"))
+
+
 def test_a_folder_that_cannot_be_written_is_refused(make: Any) -> None:
     # Not even root can write into /proc.
     with pytest.raises(OSError, match=r"output_dir='/proc/out': nothing can be written into /proc"):

@@ -42,6 +42,12 @@ def test_other_data_is_refused_with_the_way_out(data, message):
         TextClassification.from_dataset("t", data)
 
 
+@pytest.mark.parametrize("field, meant", [("text_column", "text"), ("lable", "label"), ("text_pairs", "text_pair")])
+def test_a_field_that_is_none_comes_with_the_fields_there_are(field, meant):
+    with pytest.raises(ValueError, match=rf"'t' .*no field '{field}'\. Known: \['name', .*Did you mean '{meant}'\?"):
+        TextClassification.from_dataset("t", ROWS, **{field: "review"})
+
+
 @pytest.mark.parametrize("name", ["backbone", "keys", "update", "training", "get", "copy", "1st", "a b", "", 7])
 def test_names_that_cannot_be_used_come_with_one_that_can(name):
     with pytest.raises(ValueError, match=r"cannot be used.*For example '(.+)'") as error:
