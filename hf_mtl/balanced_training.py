@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ class BalancedTrainingMixin(Trainer):
     _tasks: dict[str, Task]
     _balancing: Balancing | None
     _losses_are_finite: Callable[[], bool]
+    _owners: dict[torch.nn.Parameter, str]  # each parameter of a head or an adapter -> its task
     _shares: dict[str, Any]  # task -> what the last batch counts by, where batches do not all count the same
 
     def _begin_balancing(self, tokenizer: Any) -> None:
@@ -49,7 +49,6 @@ class BalancedTrainingMixin(Trainer):
         self._micro_shares: list[Any] = []
         self._shares = {}
         self._rows: GradientRows | None = None
-        vars(self).pop("_owners", None)  # of the model as it is now
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._begin_balancing(self.processing_class)
@@ -62,6 +61,9 @@ class BalancedTrainingMixin(Trainer):
                     f"balancing={self.args.balancing!r} {reason}, which DeepSpeed and FSDP have not: train without "
                     "them, or with balancing='static'."
                 )
+            model: Any = self.accelerator.unwrap_model(self.model)
+            owners = {parameter: task_of_key(key) for key, parameter in model.named_parameters()}
+            self._owners = {parameter: name for parameter, name in owners.items() if name in self._tasks}
             if kwargs.get("resume_from_checkpoint") is not None:
                 self._load_balancing(Path(kwargs["resume_from_checkpoint"], _STATE), self._balancing)
         return super()._inner_training_loop(*args, **kwargs)
@@ -101,13 +103,6 @@ class BalancedTrainingMixin(Trainer):
     def _trained(self) -> list[torch.nn.Parameter]:
         model: Any = self.model
         return [p for p in model.parameters() if p.requires_grad]
-
-    @cached_property
-    def _owners(self) -> dict[torch.nn.Parameter, str]:
-        """Each parameter of a task's head or adapter, and which task's."""
-        model: Any = self.accelerator.unwrap_model(self.model)
-        own = ((parameter, task_of_key(key)) for key, parameter in model.named_parameters())
-        return {parameter: task for parameter, task in own if task in self._tasks}
 
     def _weighted(self, name: str, loss: Tensor) -> Tensor:
         """A task's part of the step's plain loss."""

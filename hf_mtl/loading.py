@@ -133,6 +133,11 @@ def _hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {k: kwargs[k] for k in names if k in kwargs}
 
 
+def _file(name: Any, file: str, options: dict[str, Any]) -> str | None:
+    """Where a file of a folder or a repository is; None: it has none of that name."""
+    return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **options)
+
+
 def _config_of(name: Any, kwargs: dict[str, Any]) -> MultiTaskConfig:
     config = kwargs.get("config")
     if isinstance(config, MultiTaskConfig):
@@ -145,24 +150,20 @@ def _config_of(name: Any, kwargs: dict[str, Any]) -> MultiTaskConfig:
 
 def _check_multi_task(name: Any, options: dict[str, Any]) -> None:
     """Raises ValueError for what loads in another way: a plain model, a task pack, an adapter of peft."""
-    here = os.fspath(name)
-
-    def has(file: str) -> bool:
-        return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **options) is not None
-
-    if has("config.json"):
-        kind = MultiTaskConfig.get_config_dict(name, **options)[0].get("model_type")
+    here, config = os.fspath(name), _file(name, "config.json", options)
+    if config is not None:
+        kind = MultiTaskConfig.get_config_dict(config)[0].get("model_type")
         if kind != MultiTaskConfig.model_type:
             raise ValueError(
                 f"{here!r} is no multi-task model: its config.json is of a {kind!r} model. To make one over it: "
                 f"MultiTaskModel.from_backbone({here!r}, tasks=[...])."
             )
-    elif has("task.json"):
+    elif _file(name, "task.json", options) is not None:
         raise ValueError(
             f"{here!r} is a task pack, one task without its backbone. Make a model of one or several: "
             f"MultiTaskModel.from_tasks([{here!r}]), or load it into a model that you have: model.load_task({here!r})."
         )
-    elif has("adapter_config.json"):
+    elif _file(name, "adapter_config.json", options) is not None:
         raise ValueError(
             f"{here!r} is an adapter of peft, without a backbone and a task's head. Make a model with adapters by "
             f"MultiTaskModel.from_backbone(...), and give it to a task: model.attach_adapter(task, {here!r})."
@@ -172,9 +173,7 @@ def _check_multi_task(name: Any, options: dict[str, Any]) -> None:
 def _saved_config(name: Any, config: MultiTaskConfig, kwargs: dict[str, Any]) -> MultiTaskConfig:
     """The config beside the weights; the given one where there is none."""
     options = _hub_options(kwargs)
-    if kwargs.get("config") is None or not cached_file(
-        name, "config.json", _raise_exceptions_for_missing_entries=False, **options
-    ):
+    if kwargs.get("config") is None or _file(name, "config.json", options) is None:
         return config
     return MultiTaskConfig.from_pretrained(name, **options)
 

@@ -108,9 +108,8 @@ class RoutedLinear(Linear, RoutedLayer):
     def _fill_composed(self) -> None:
         if self.composition is None:
             return
-        for name in dict.fromkeys(
-            name for kind in MORE for name in getattr(self, kind)
-        ):  # a set has another order each time
+        # In order: a set has another one in each process, and a seed would draw other values.
+        for name in dict.fromkeys(name for kind in MORE for name in getattr(self, kind)):
             own = [getattr(self, kind)[name] for kind in MORE if name in getattr(self, kind)]
             if not all(getattr(parameter, "_is_hf_initialized", False) for parameter in own):
                 with torch.no_grad():
