@@ -12,9 +12,11 @@ from .base_products import base_product, has_common
 from .composing import ALL, Composition
 from .folding import folds, linear_with_folded
 from .low_rank import LinearWithLowRank, add_low_rank
+from .native import instructions, linear_with_low_rank
 from .routed import RoutedLayer, redraw_lora
 from .routing import Route, current_route
 from .stacking import lie_apart, lie_together, places_of
+from .together import Together
 
 __all__ = ["MORE", "RoutedLinear"]
 
@@ -47,14 +49,14 @@ class RoutedLinear(Linear, RoutedLayer):
         if route is None or self.disable_adapters:
             return cast(torch.Tensor, self.base_layer(x, *args, **kwargs))
         alike = self._alike(route.names)
-        if alike:
+        if alike is not None:
             route.check(x)
-            learns = torch.is_grad_enabled()
-            at_once = learns or (route.index is None and folds(x, self.base_layer) and not has_common(x))
-            if at_once and not args and not kwargs and self._fits_one_product(route, x):
-                return self._learning(route, x) if learns else self._folded(route, x)
+            if not args and not kwargs and self._fits_one_product(alike, route, x):
+                done = self._learning(route, x) if torch.is_grad_enabled() else self._at_once(route, x)
+                if done is not None:
+                    return done
         result = self.base_layer(x, *args, **kwargs) if args or kwargs else base_product(self.base_layer, x)
-        if alike and route.index is not None:
+        if alike is not None and route.index is not None:
             return self._gathered(route, x, result).to(result.dtype)
         if route.index is None:
             return self._through(route.names[0], x, result).to(result.dtype)
@@ -151,26 +153,22 @@ class RoutedLinear(Linear, RoutedLayer):
         return downs, [_filled_up(found[name][1], rank, 1) for name in names]
 
     def _plain(self, names: Sequence[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        # By the modules' dicts: with many tasks the way over the attributes takes as long as a product.
-        downs, ups = self.lora_A._modules, self.lora_B._modules
-        down = [downs[name]._parameters["weight"] for name in names]
-        up = [ups[name]._parameters["weight"] for name in names]
-        return cast(list[torch.Tensor], down), cast(list[torch.Tensor], up)
+        known = self._caches.get("alike", {}).get(names)
+        together = known or Together(names, nn.Identity())
+        return together.weights(self._modules["lora_A"], self._modules["lora_B"])
 
-    def _alike(self, names: tuple[str, ...]) -> bool:
-        """Whether the adapters can be stacked: all here, of one shape and dropout, plain LoRA without a bias."""
-        found: dict[tuple[str, ...], bool] = self._caches.setdefault("alike", {})
+    def _alike(self, names: tuple[str, ...]) -> Together | None:
+        """What is known of adapters that can be stacked: all here, of one shape and dropout, plain LoRA, no bias."""
+        found: dict[tuple[str, ...], Together | None] = self._caches.setdefault("alike", {})
         if names not in found:
             if len(found) == _MOST_KNOWN:  # of many tasks each batch may have others
                 found.clear()
-            found[names] = self._compare(names)
+            held = [*dict.fromkeys(map(self._held, names))] if all(map(self.has, names)) else []
+            found[names] = Together(names, self.lora_dropout[held[0]]) if held and self._compare(held) else None
         return found[names]
 
-    def _compare(self, names: tuple[str, ...]) -> bool:
-        if not all(map(self.has, names)):
-            return False
+    def _compare(self, held: Sequence[str]) -> bool:
         variants, biases, ranks, drops = self.lora_variant, self.lora_bias, self.r, self.lora_dropout._modules
-        held = {self._held(name) for name in names}
         if any(name in variants or biases[name] for name in held):
             return False
         if self.composition is None and len({ranks[name] for name in held}) > 1:
@@ -218,17 +216,18 @@ class RoutedLinear(Linear, RoutedLayer):
             return float(values[0])
         return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, 1, 1)
 
-    def _fits_one_product(self, route: Route, x: torch.Tensor) -> bool:
-        """Whether base and adapter can be one step of autograd: a plain linear layer of the adapters' dtype."""
-        base, held = self.base_layer, self._held(route.names[0])
-        dropout = self.lora_dropout[held]
+    def _fits_one_product(self, alike: Together, route: Route, x: torch.Tensor) -> bool:
+        """Whether base and adapter can be one step: a plain linear layer of the adapters' dtype."""
+        base: Any = self._modules["base_layer"]
+        if type(base) is not nn.Linear:
+            return False
+        weight = base._parameters.get("weight")
         return (
-            type(base) is nn.Linear
-            and type(base.weight) in (nn.Parameter, torch.Tensor)  # quantised ones may know no other products
-            and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
+            type(weight) in (nn.Parameter, torch.Tensor)  # quantised ones may know no other products
+            and not (base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__)
             and not (base._backward_hooks or base._backward_pre_hooks)
-            and x.dtype == base.weight.dtype == self._dtype(held)
-            and not (isinstance(dropout, nn.Dropout) and dropout.p and dropout.training)
+            and x.dtype == weight.dtype == self._dtype(self._held(route.names[0]))
+            and not alike.drops()
             and not torch.is_autocast_enabled(x.device.type)
             and not torch.compiler.is_compiling()
             and not torch._C._are_functorch_transforms_active()  # torch.func.grad and the like: by autograd's own steps
@@ -242,10 +241,19 @@ class RoutedLinear(Linear, RoutedLayer):
         result = LinearWithLowRank.apply(tokens, base.weight, base.bias, route, scale, *down, *up)[0]
         return cast(torch.Tensor, result.view(*x.shape[:-1], result.shape[-1]))
 
-    def _folded(self, route: Route, x: torch.Tensor) -> torch.Tensor:
+    def _at_once(self, route: Route, x: torch.Tensor) -> torch.Tensor | None:
+        """Where nothing learns; None: base and adapter are better steps of their own."""
         base = cast(nn.Linear, self.base_layer)
-        down, up = (weights[0] for weights in self.weights(route.names))
-        return linear_with_folded(x, base.weight, base.bias, down, up, self.scale_of(route.names[0]))
+        if has_common(x):
+            return None
+        if route.index is None and folds(x, base):
+            down, up = (weights[0] for weights in self.weights(route.names))
+            return linear_with_folded(x, base.weight, base.bias, down, up, self.scale_of(route.names[0]))
+        if instructions() is None:
+            return None
+        scale = self._scale(route, x)
+        done = linear_with_low_rank(x, base.weight, base.bias, route, *self.weights(route.names), scale)
+        return None if done is None else done[0]
 
     def _gathered(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         held = self._held(route.names[0])
@@ -254,7 +262,8 @@ class RoutedLinear(Linear, RoutedLayer):
         # Once after loading or changing tasks; never while training, where others may hold on to the memory: an
         # optimizer, or FSDP, which takes a layer's memory away after each forward.
         alone = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or self.training or _in_a_group())
-        if alone and self.composition is None and places_of(up) is None:
+        compiled = instructions() is not None and x.is_cpu and x.dtype == torch.float32  # needs no stacking
+        if alone and self.composition is None and not compiled and places_of(up) is None:
             self.lay_together()
             down, up = self.weights(route.names)
         return add_low_rank(result, x, route, down, up, self._scale(route, x))

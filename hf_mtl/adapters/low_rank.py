@@ -13,12 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .native import Scale, add_low_rank_, gradients, linear_with_low_rank
 from .routing import Route
 from .stacking import weights_for
 
 __all__ = ["LinearWithLowRank", "add_low_rank"]
-
-Scale = float | torch.Tensor  # of all tasks, or [tasks, 1, 1]
 
 
 def add_low_rank(
@@ -38,6 +37,8 @@ def add_low_rank(
     # Autocast casts for products out of place alone.
     out_of_place = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
     out_of_place = out_of_place or not result.dtype == x.dtype == up[0].dtype or not result.is_contiguous()
+    if not out_of_place and add_low_rank_(result, x, route, down, up, scale):
+        return result
     # Each division into blocks would be compiled anew.
     if not out_of_place and route.blocks is not None and not torch.compiler.is_compiling():
         for a, b, own, rows in _groups(route, route.blocks, x, down, up, scale):
@@ -77,15 +78,20 @@ class LinearWithLowRank(torch.autograd.Function):
         """`parameters`: A of each of the route's tasks, then B of each."""
         number = len(parameters) // 2
         _check_place(parameters[-1], x)
-        result, states = F.linear(x, weight, bias), []
-        groups = [*_groups(route, route.blocks, x, parameters[:number], parameters[number:], scale)]
+        down, up = parameters[:number], parameters[number:]
+        done = linear_with_low_rank(x, weight, bias, route, down, up, scale)
+        result, *states = done or [F.linear(x, weight, bias)]
+        groups = [] if done else [*_groups(route, route.blocks, x, down, up, scale)]
         for a, b, own, rows in groups:
             states.append(_states(a, x[rows]))
             _add(result[rows], states[-1], b, own)
         ctx.save_for_backward(x, weight, *parameters, *states)
         ctx.set_materialize_grads(False)
         ctx.route, ctx.scale, ctx.number = route, scale, number
-        ctx.groups = groups if route.even else None  # weights of each row would be as large as the layer's output
+        ctx.native = done is not None
+        ctx.groups = (
+            groups if groups and route.even else None
+        )  # weights of each row would be as large as the layer's output
         return result, *states
 
     @staticmethod
@@ -120,12 +126,22 @@ def _gradients(
     x, weight, *rest = saved
     route, number, learns = ctx.route, ctx.number, ctx.needs_input_grad
     down, up, states = rest[:number], rest[number : 2 * number], rest[2 * number :]
-    groups: Any = ctx.groups
-    if groups is None or torch.is_grad_enabled():  # what was stacked in the forward has no graph
-        groups = _groups(route, route.blocks, x, down, up, ctx.scale)
     d_x = gradient @ weight if learns[0] else None
+    d_weight = gradient.t() @ x if learns[1] else None
+    d_bias = gradient.sum(0) if learns[2] else None
     # A batch of gradients (`is_grads_batched`, vmap) may not be added to a single one, and in place only one by one.
     many = any(of_low is not None for of_low in of_states) or torch.func.debug_unwrap(gradient) is not gradient
+    if ctx.native and not many and not torch.is_grad_enabled():
+        adapters_learn = any(learns[5 : 5 + number]), any(learns[5 + number :])
+        found = gradients(x, gradient.contiguous(), states[0], d_x, route, down, up, ctx.scale, adapters_learn)
+        if found is not None:
+            of_tasks = ([None] * number if whole is None else whole.unbind() for whole in found)
+            return d_x, d_weight, d_bias, None, None, *next(of_tasks), *next(of_tasks)
+    groups: Any = ctx.groups
+    if groups is None or torch.is_grad_enabled():  # what was stacked in the forward has no graph
+        groups = [*_groups(route, route.blocks, x, down, up, ctx.scale)]
+    if ctx.native:  # one tensor of all tokens
+        states, of_states = _by_groups(states[0], groups), _by_groups(of_states[0], groups)
     parts, downs, ups = [], [], []
     for low, of_low, (a, b, own, rows) in zip(states, of_states, groups, strict=True):
         above = gradient[rows].reshape(len(b), -1, gradient.shape[-1])
@@ -142,8 +158,6 @@ def _gradients(
             ups.append(torch.bmm(low * own, above).transpose(1, 2).contiguous())
     if d_x is not None and many:
         d_x = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
-    d_weight = gradient.t() @ x if learns[1] else None
-    d_bias = gradient.sum(0) if learns[2] else None
     return d_x, d_weight, d_bias, None, None, *_of_tasks(downs, route), *_of_tasks(ups, route)
 
 
@@ -176,6 +190,13 @@ def _of_groups(scale: Scale, route: Route) -> Scale:
     if not isinstance(scale, torch.Tensor) or route.index is None or route.even:
         return scale
     return scale[route.index]
+
+
+def _by_groups(states: torch.Tensor | None, groups: Sequence[Any]) -> list[torch.Tensor | None]:
+    """States of all tokens, `[tokens, rank]`, as `_states` gives them for each group."""
+    if states is None:
+        return [None] * len(groups)
+    return [states[rows].reshape(len(a), -1, states.shape[-1]).transpose(1, 2) for a, _, _, rows in groups]
 
 
 def _scaled(low: torch.Tensor, scale: Scale) -> tuple[torch.Tensor, float]:

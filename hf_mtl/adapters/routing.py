@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,6 +42,17 @@ class Route:
         if self.even or len(names) > _MOST_BLOCKS:
             self.blocks = None
         self._indices: dict[tuple[int, ...], torch.Tensor] = {}
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Neighbouring rows of one adapter: of each run the row after its last, and which of `names` it goes through.
+
+        All rows of one adapter are one run, which ends after the first row: it is one for all tokens.
+        """
+        if self.index is None:
+            return (1,), (0,)
+        adapters, lengths = torch.unique_consecutive(self.index, return_counts=True)
+        return tuple(lengths.cumsum(0).tolist()), tuple(adapters.tolist())
 
     def rows(self, adapter: int) -> torch.Tensor:
         """Row numbers that go through `names[adapter]`, in order."""

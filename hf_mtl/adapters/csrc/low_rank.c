@@ -1,0 +1,354 @@
+/* y += s B(t) A(t) x for rows of many tasks, and the gradients of it: what low_rank.py does in torch's products, for
+ * floats of 32 bits on an x86 processor. There a product with the few columns of a rank runs at a third of the speed
+ * that one of two wide matrices has, weights of many tasks are copied side by side first, and each call costs as much
+ * as the product of a few words.
+ *
+ * Memory is passed as addresses, which native.py takes from tensors after it has looked at them. The interpreter's
+ * lock is held throughout, so that no other thread can move the weights meanwhile.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if !defined(__x86_64__)
+#error "written for x86-64; hf_mtl uses torch's own products elsewhere"
+#endif
+
+#ifdef __clang__
+#define SHUFFLE(mask, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(mask, a, b, ...) __builtin_shuffle(a, b, (mask){__VA_ARGS__})
+#endif
+
+#define LANES 16
+#define ROWS 3
+#define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")))
+#define NAME(x) x##_avx512
+#include "kernels.h"
+#undef LANES
+#undef ROWS
+#undef TARGET
+#undef NAME
+
+#define LANES 8
+#define ROWS 1
+#define TARGET __attribute__((target("avx2,fma")))
+#define NAME(x) x##_avx2
+#include "kernels.h"
+
+typedef struct {
+  void (*dot)(size_t, size_t, const float *, size_t, const float *, size_t, size_t, float *, size_t);
+  void (*add)(size_t, size_t, const float *, float *, size_t, const float *, size_t, size_t, const float *, size_t, size_t);
+  void (*transpose)(size_t, size_t, const float *, float *);
+} Kernels;
+
+static const Kernels OF_AVX512 = {dot_avx512, add_avx512, transpose_avx512}, OF_AVX2 = {dot_avx2, add_avx2, transpose_avx2};
+static const Kernels *kernels = NULL;
+
+/* Rows of which x, the states and y are worked on together while they are near. */
+#define BLOCK 6
+
+/* What both directions are given. */
+typedef struct {
+  size_t tokens, in, out, rank, each; /* each: tokens of a row of the batch */
+  size_t number, runs;                /* of tasks; of runs of rows of one task */
+  const float *x;
+  float *states;            /* A x, [tokens, rank] */
+  const float **down, **up; /* of each task: A [rank, in], B [out, rank] */
+  float *scales;            /* of each task */
+  size_t *ends, *tasks;     /* of each run: the row after its last, and whose it is */
+} Products;
+
+/* Neighbouring tokens of one task; begins as all zeros. */
+typedef struct {
+  size_t number, before; /* runs and tokens that have been */
+  size_t start, stop, task;
+} Run;
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+/* Where the part of thread `k` of `threads` begins, in steps of `step`. */
+static size_t part(size_t all, size_t step, size_t k, size_t threads) {
+  size_t steps = (all + step - 1) / step;
+  return smaller(all, (steps * k / threads) * step);
+}
+
+/* Goes on to the next run of the tokens from `first` on before `last`, cut to them; 0: there is none. */
+static int next_run(const Products *p, size_t first, size_t last, Run *run) {
+  while (run->number < p->runs && run->before < last) {
+    size_t after = p->ends[run->number] * p->each;
+    run->start = run->before > first ? run->before : first;
+    run->stop = smaller(after, last);
+    run->task = p->tasks[run->number++];
+    run->before = after;
+    if (run->start < run->stop) return 1;
+  }
+  return 0;
+}
+
+/* Asks for part `k` of `parts` of a weight, to be near when its rows come: to wait for the weights of many tasks takes
+ * longer than the products do. */
+static void ask_for(const float *weight, size_t size, size_t k, size_t parts) {
+  size_t line = 16, end = size * (k + 1) / parts;
+  for (size_t i = size * k / parts / line * line; i < end; i += line) __builtin_prefetch(weight + i, 0, 2);
+}
+
+/* y = bias + s B A x, or y += s B A x where there is none to begin with. */
+static void add_low_rank(const Products *p, const float *bias, float *y, size_t first, size_t last, float *up,
+                         float *scaled) {
+  for (Run run = {0}; next_run(p, first, last, &run);) {
+    const float *down = p->down[run.task], *next_down = NULL, *next_up = NULL;
+    size_t blocks = (run.stop - run.start + BLOCK - 1) / BLOCK;
+    if (run.number < p->runs && run.stop < last) {
+      next_down = p->down[p->tasks[run.number]], next_up = p->up[p->tasks[run.number]];
+    }
+    kernels->transpose(p->out, p->rank, p->up[run.task], up);
+    for (size_t t = run.start, k = 0; t < run.stop; t += BLOCK, k++) {
+      size_t rows = smaller(BLOCK, run.stop - t);
+      float *states = p->states + t * p->rank;
+      if (next_down) ask_for(next_down, p->rank * p->in, k, blocks);
+      kernels->dot(rows, p->rank, p->x + t * p->in, p->in, down, p->in, p->in, states, p->rank);
+      if (next_up) ask_for(next_up, p->rank * p->out, k, blocks);
+      for (size_t i = 0; i < rows * p->rank; i++) scaled[i] = p->scales[run.task] * states[i];
+      kernels->add(rows, p->rank, bias, y + t * p->out, p->out, scaled, p->rank, 1, up, p->out, p->out);
+    }
+  }
+}
+
+/* The states' gradients of these tokens, and what they add to that of x, if it has one. */
+static void through_states(const Products *p, const float *dy, float *dx, float *d_states, size_t first, size_t last,
+                           float *up) {
+  for (Run run = {0}; next_run(p, first, last, &run);) {
+    kernels->transpose(p->out, p->rank, p->up[run.task], up);
+    for (size_t t = run.start; t < run.stop; t += BLOCK) {
+      size_t rows = smaller(BLOCK, run.stop - t);
+      float *own = d_states + t * p->rank;
+      kernels->dot(rows, p->rank, dy + t * p->out, p->out, up, p->out, p->out, own, p->rank);
+      for (size_t i = 0; i < rows * p->rank; i++) own[i] *= p->scales[run.task];
+      if (dx) kernels->add(rows, p->rank, NULL, dx + t * p->in, p->in, own, p->rank, 1, p->down[run.task], p->in, p->in);
+    }
+  }
+}
+
+/* The columns from `from` to `to` of A's gradients, [tasks, rank, in], which begin as zeros. */
+static void of_down(const Products *p, const float *d_states, float *d_down, size_t from, size_t to) {
+  for (Run run = {0}; next_run(p, 0, p->tokens, &run);) {
+    kernels->add(p->rank, run.stop - run.start, NULL, d_down + run.task * p->rank * p->in + from, p->in,
+                 d_states + run.start * p->rank, 1, p->rank, p->x + run.start * p->in + from, p->in, to - from);
+  }
+}
+
+/* The rows from `from` to `to` of B's gradients, [tasks, out, rank]; `sum` holds what is theirs for all tasks. */
+static void of_up(const Products *p, const float *dy, float *d_up, size_t from, size_t to, float *sum) {
+  size_t width = to - from;
+  memset(sum, 0, p->number * p->rank * width * sizeof(float));
+  for (Run run = {0}; next_run(p, 0, p->tokens, &run);) {
+    kernels->add(p->rank, run.stop - run.start, NULL, sum + run.task * p->rank * width, width,
+                 p->states + run.start * p->rank, 1, p->rank, dy + run.start * p->out + from, p->out, width);
+  }
+  for (size_t task = 0; task < p->number; task++) {
+    const float *own = sum + task * p->rank * width;
+    float *result = d_up + (task * p->out + from) * p->rank;
+    for (size_t o = 0; o < width; o++) {
+      for (size_t j = 0; j < p->rank; j++) result[o * p->rank + j] = p->scales[task] * own[j * width + o];
+    }
+  }
+}
+
+/* ---- Python ---- */
+
+static int as_sizes(PyObject *tuple, size_t *out) {
+  for (Py_ssize_t i = 0; i < PyTuple_Size(tuple); i++) {
+    out[i] = (size_t)PyLong_AsUnsignedLongLong(PyTuple_GetItem(tuple, i));
+    if (PyErr_Occurred()) return 0;
+  }
+  return 1;
+}
+
+/* What is to be freed of `p` is one piece of memory, at `p->ends`. */
+static int read_products(Products *p, unsigned long long x, unsigned long long states, PyObject *sizes, PyObject *down,
+                         PyObject *up, PyObject *scales, PyObject *ends, PyObject *tasks) {
+  size_t given[4];
+  memset(p, 0, sizeof *p);
+  if (PyTuple_Size(sizes) != 4 || !as_sizes(sizes, given)) {
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "sizes are tokens, in, out, rank");
+    return 0;
+  }
+  p->tokens = given[0], p->in = given[1], p->out = given[2], p->rank = given[3];
+  p->x = (const float *)(uintptr_t)x, p->states = (float *)(uintptr_t)states;
+  p->number = (size_t)PyTuple_Size(down), p->runs = (size_t)PyTuple_Size(ends);
+  size_t count = 2 * p->runs + 3 * p->number;
+  p->ends = malloc((count ? count : 1) * sizeof(size_t));
+  if (!p->ends) {
+    PyErr_NoMemory();
+    return 0;
+  }
+  p->tasks = p->ends + p->runs;
+  size_t *addresses = p->tasks + p->runs;
+  p->down = (const float **)addresses, p->up = p->down + p->number;
+  p->scales = (float *)(addresses + 2 * p->number);
+  int fits = (size_t)PyTuple_Size(up) == p->number && (size_t)PyTuple_Size(scales) == p->number &&
+             (size_t)PyTuple_Size(tasks) == p->runs && p->runs > 0;
+  fits = fits && as_sizes(ends, p->ends) && as_sizes(tasks, p->tasks);
+  fits = fits && as_sizes(down, addresses) && as_sizes(up, addresses + p->number);
+  for (size_t i = 0; fits && i < p->number; i++) {
+    p->scales[i] = (float)PyFloat_AsDouble(PyTuple_GetItem(scales, (Py_ssize_t)i));
+    fits = !PyErr_Occurred();
+  }
+  size_t before = 0;
+  for (size_t run = 0; fits && run < p->runs; run++) {
+    fits = p->tasks[run] < p->number && p->ends[run] > before;
+    before = p->ends[run];
+  }
+  if (fits && p->tokens % before == 0) {
+    p->each = p->tokens / before;
+    return 1;
+  }
+  free(p->ends);
+  if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "tasks, runs and tokens do not fit together");
+  return 0;
+}
+
+/* Attributes of tensors, made once: to make them for each tensor would take as long as to read them. */
+static PyObject *DTYPE, *IS_CPU, *IS_CONTIGUOUS, *DATA_PTR;
+
+/* 1: the tensor has this attribute, or gives it when it is called; 0: another one; -1: an error. */
+static int gives(PyObject *tensor, PyObject *name, int call, PyObject *expected) {
+  PyObject *found = call ? PyObject_CallMethodObjArgs(tensor, name, NULL) : PyObject_GetAttr(tensor, name);
+  if (!found) return -1;
+  Py_DECREF(found);
+  return found == expected; /* compared, not read: what is expected is held elsewhere */
+}
+
+/* (tensors, kinds, dtype) -> their addresses; None where one is of another kind or dtype, elsewhere, or has gaps. */
+static PyObject *addresses(PyObject *module, PyObject *args) {
+  PyObject *tensors, *kinds, *dtype;
+  (void)module;
+  if (!PyArg_ParseTuple(args, "O!O!O", &PyTuple_Type, &tensors, &PyTuple_Type, &kinds, &dtype)) return NULL;
+  Py_ssize_t count = PyTuple_Size(tensors);
+  PyObject *found = PyTuple_New(count);
+  for (Py_ssize_t i = 0; found && i < count; i++) {
+    PyObject *tensor = PyTuple_GetItem(tensors, i);
+    int fits = 0;
+    for (Py_ssize_t k = 0; k < PyTuple_Size(kinds); k++) fits |= (PyObject *)Py_TYPE(tensor) == PyTuple_GetItem(kinds, k);
+    if (fits == 1) fits = gives(tensor, DTYPE, 0, dtype);
+    if (fits == 1) fits = gives(tensor, IS_CPU, 0, Py_True);
+    if (fits == 1) fits = gives(tensor, IS_CONTIGUOUS, 1, Py_True);
+    PyObject *address = fits == 1 ? PyObject_CallMethodObjArgs(tensor, DATA_PTR, NULL) : NULL;
+    if (!address) {
+      Py_DECREF(found);
+      if (fits == 1 || fits == -1) return NULL;
+      Py_RETURN_NONE;
+    }
+    PyTuple_SetItem(found, i, address);
+  }
+  return found;
+}
+
+static PyObject *forward(PyObject *module, PyObject *args) {
+  unsigned long long x, bias, y, states;
+  PyObject *sizes, *down, *up, *scales, *ends, *tasks;
+  int threads;
+  Products p;
+  (void)module;
+  if (!PyArg_ParseTuple(args, "iKKKKO!O!O!O!O!O!", &threads, &x, &bias, &y, &states, &PyTuple_Type, &sizes, &PyTuple_Type, &down,
+                        &PyTuple_Type, &up, &PyTuple_Type, &scales, &PyTuple_Type, &ends, &PyTuple_Type, &tasks)) {
+    return NULL;
+  }
+  if (!read_products(&p, x, states, sizes, down, up, scales, ends, tasks)) return NULL;
+  size_t own = p.out * p.rank + BLOCK * p.rank;
+  float *buffers = malloc((size_t)threads * own * sizeof(float));
+  if (buffers) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int k = 0; k < threads; k++) {
+      size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
+      size_t last = part(p.tokens, 1, (size_t)k + 1, (size_t)threads);
+      float *up_of_task = buffers + (size_t)k * own;
+      add_low_rank(&p, (const float *)(uintptr_t)bias, (float *)(uintptr_t)y, first, last, up_of_task, up_of_task + p.out * p.rank);
+    }
+  }
+  free(p.ends);
+  if (!buffers) return PyErr_NoMemory();
+  free(buffers);
+  Py_RETURN_NONE;
+}
+
+static PyObject *backward(PyObject *module, PyObject *args) {
+  unsigned long long x, dy, states, dx, d_down, d_up;
+  PyObject *sizes, *down, *up, *scales, *ends, *tasks;
+  int threads;
+  Products p;
+  (void)module;
+  if (!PyArg_ParseTuple(args, "iKKKKKKO!O!O!O!O!O!", &threads, &x, &dy, &states, &dx, &d_down, &d_up, &PyTuple_Type, &sizes,
+                        &PyTuple_Type, &down, &PyTuple_Type, &up, &PyTuple_Type, &scales, &PyTuple_Type, &ends,
+                        &PyTuple_Type, &tasks)) {
+    return NULL;
+  }
+  if (!read_products(&p, x, states, sizes, down, up, scales, ends, tasks)) return NULL;
+  /* The states' gradients; then for each thread B transposed, or its part of B's gradients. */
+  size_t widest = (p.out + 16 * (size_t)threads) / (size_t)threads;
+  size_t own = p.rank * (d_up && p.number * widest > p.out ? p.number * widest : p.out);
+  float *d_states = malloc((p.tokens * p.rank + (size_t)threads * own) * sizeof(float));
+  if (d_states) {
+    float *buffers = d_states + p.tokens * p.rank;
+    const float *above = (const float *)(uintptr_t)dy;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+      for (int k = 0; k < threads; k++) {
+        size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
+        size_t last = part(p.tokens, 1, (size_t)k + 1, (size_t)threads);
+        through_states(&p, above, (float *)(uintptr_t)dx, d_states, first, last, buffers + (size_t)k * own);
+      }
+#pragma omp for schedule(static)
+      for (int k = 0; k < threads; k++) {
+        size_t thread = (size_t)k, all = (size_t)threads;
+        size_t from = part(p.in, 16, thread, all), to = part(p.in, 16, thread + 1, all);
+        if (d_down && from < to) of_down(&p, d_states, (float *)(uintptr_t)d_down, from, to);
+        from = part(p.out, 16, thread, all), to = part(p.out, 16, thread + 1, all);
+        if (d_up && from < to) of_up(&p, above, (float *)(uintptr_t)d_up, from, to, buffers + thread * own);
+      }
+    }
+  }
+  free(p.ends);
+  if (!d_states) return PyErr_NoMemory();
+  free(d_states);
+  Py_RETURN_NONE;
+}
+
+static PyObject *use(PyObject *module, PyObject *args) {
+  const char *name = NULL;
+  (void)module;
+  if (!PyArg_ParseTuple(args, "|z", &name)) return NULL;
+  __builtin_cpu_init();
+  int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+  if (name && strcmp(name, "avx512") && strcmp(name, "avx2")) {
+    return PyErr_Format(PyExc_ValueError, "Instructions are 'avx512' or 'avx2', not '%s'.", name);
+  }
+  avx512 = avx512 && (!name || !strcmp(name, "avx512"));
+  avx2 = avx2 && (!name || !strcmp(name, "avx2"));
+  kernels = avx512 ? &OF_AVX512 : avx2 ? &OF_AVX2 : NULL;
+  if (!kernels) Py_RETURN_NONE;
+  return PyUnicode_FromString(avx512 ? "avx512" : "avx2");
+}
+
+static PyMethodDef METHODS[] = {
+    {"addresses", addresses, METH_VARARGS, "Where tensors are, if they are what the products are compiled for."},
+    {"forward", forward, METH_VARARGS, "Adds the low-rank products to y; see native.py."},
+    {"backward", backward, METH_VARARGS, "Adds to the gradient of x, fills those of A and B; see native.py."},
+    {"use", use, METH_VARARGS, "Chooses instructions, the best or the named; returns which, None: this processor has none."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_low_rank", NULL, -1, METHODS, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__low_rank(void) {
+  DTYPE = PyUnicode_InternFromString("dtype"), IS_CPU = PyUnicode_InternFromString("is_cpu");
+  IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous"), DATA_PTR = PyUnicode_InternFromString("data_ptr");
+  return DTYPE && IS_CPU && IS_CONTIGUOUS && DATA_PTR ? PyModule_Create(&MODULE) : NULL;
+}
