@@ -5,7 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported; the Hub's tests run the client elsewhere
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +34,14 @@ def rows() -> Callable[..., list[dict]]:
         return read_jsonl(Path(RECIPE_DATA, task, f"{split}.jsonl"), number)
 
     return read
+
+
+@pytest.fixture
+def torchs_products() -> Iterator[None]:
+    """Adapters by torch's products, also where compiled ones are there."""
+    from hf_mtl.adapters import native
+
+    before = native.instructions()
+    native.use_instructions(None)
+    yield
+    native.use_instructions(before and "best")

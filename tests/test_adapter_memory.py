@@ -30,7 +30,7 @@ def laid_together(folder: str) -> MultiTaskModel:
     return model
 
 
-def test_accelerate_saves_every_adapter(tiny_backbone: Any, tmp_path: Path) -> None:
+def test_accelerate_saves_every_adapter(torchs_products: None, tiny_backbone: Any, tmp_path: Path) -> None:
     model = laid_together(tiny_backbone())
     Accelerator(cpu=True).save_model(model, tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
@@ -39,7 +39,9 @@ def test_accelerate_saves_every_adapter(tiny_backbone: Any, tmp_path: Path) -> N
         assert torch.equal(saved[name], parameter)
 
 
-def test_a_removed_task_leaves_no_memory_and_a_file_of_one_task_holds_one(tiny_backbone: Any) -> None:
+def test_a_removed_task_leaves_no_memory_and_a_file_of_one_task_holds_one(
+    torchs_products: None, tiny_backbone: Any
+) -> None:
     model = laid_together(tiny_backbone())
     file = io.BytesIO()
     torch.save({k: v for k, v in model.state_dict().items() if "lora_A.a." in k}, file)
@@ -62,7 +64,10 @@ def test_answers_in_inference_mode_do_not_keep_a_model_from_learning() -> None:
     assert all(p.grad is not None for p in adapter_parameters(module, "a"))
 
 
-def test_many_threads_may_ask_while_weights_are_laid_elsewhere() -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_many_threads_may_ask_while_weights_are_laid_elsewhere(compiled: bool, request: Any) -> None:
+    if not compiled:
+        request.getfixturevalue("torchs_products")
     module, x = layer().eval(), torch.randn(8, 5, 12)
     expected = by_row(module, x, INDEX).detach()
     wrong: list[str] = []

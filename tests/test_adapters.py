@@ -302,7 +302,7 @@ def test_a_mixed_batch_is_each_task_by_itself(config: dict[str, Any]) -> None:
                     torch.testing.assert_close(mixed[row], module(x[row : row + 1])[0], atol=1e-5, rtol=1e-5)
 
 
-def test_weights_that_lie_together_are_read_as_they_are() -> None:
+def test_weights_that_lie_together_are_read_as_they_are(torchs_products: None) -> None:
     module, index = layer().eval(), INDICES["in any order"]
     x = torch.randn(8, 5, 12)
     downs, ups = module.weights(tuple(NAMES))
@@ -468,7 +468,8 @@ def test_an_input_that_is_written_to_is_no_longer_the_first(mode: Any) -> None:
     with mode(), use_route(Route(["a"])):
         expected = run()
         with common_input(module):
-            assert torch.equal(run(), expected) and torch.equal(run(), expected)
+            for _ in range(2):  # up to rounding: what is kept is added to in another order
+                torch.testing.assert_close(run(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_hooks_of_base_layers_are_called_for_each_task(tiny_backbone: Any) -> None:

@@ -51,13 +51,12 @@ class RoutedLinear(Linear, RoutedLayer):
         alike = self._alike(route.names)
         if alike is not None:
             route.check(x)
-            if not args and not kwargs and self._fits_one_product(alike, route, x):
-                done = self._learning(route, x) if torch.is_grad_enabled() else self._at_once(route, x)
-                if done is not None:
-                    return done
+            done = None if args or kwargs else self._at_once(alike, route, x)
+            if done is not None:
+                return done
         result = self.base_layer(x, *args, **kwargs) if args or kwargs else base_product(self.base_layer, x)
         if alike is not None and route.index is not None:
-            return self._gathered(route, x, result).to(result.dtype)
+            return self._gathered(alike, route, x, result).to(result.dtype)
         if route.index is None:
             return self._through(route.names[0], x, result).to(result.dtype)
         return self._row_by_row(route, x, result).to(result.dtype)
@@ -153,9 +152,11 @@ class RoutedLinear(Linear, RoutedLayer):
         return downs, [_filled_up(found[name][1], rank, 1) for name in names]
 
     def _plain(self, names: Sequence[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        known = self._caches.get("alike", {}).get(names)
-        together = known or Together(names, nn.Identity())
-        return together.weights(self._modules["lora_A"], self._modules["lora_B"])
+        known: Together | None = self._caches.get("alike", {}).get(tuple(names))
+        if known is not None:
+            return known.weights(self.lora_A, self.lora_B)
+        down, up = ([held[name].weight for name in names] for held in (self.lora_A, self.lora_B))
+        return cast(list[torch.Tensor], down), cast(list[torch.Tensor], up)
 
     def _alike(self, names: tuple[str, ...]) -> Together | None:
         """What is known of adapters that can be stacked: all here, of one shape and dropout, plain LoRA, no bias."""
@@ -164,7 +165,9 @@ class RoutedLinear(Linear, RoutedLayer):
             if len(found) == _MOST_KNOWN:  # of many tasks each batch may have others
                 found.clear()
             held = [*dict.fromkeys(map(self._held, names))] if all(map(self.has, names)) else []
-            found[names] = Together(names, self.lora_dropout[held[0]]) if held and self._compare(held) else None
+            found[names] = (
+                Together(names, [*map(self._held, names)], self.lora_dropout) if held and self._compare(held) else None
+            )
         return found[names]
 
     def _compare(self, held: Sequence[str]) -> bool:
@@ -208,54 +211,35 @@ class RoutedLinear(Linear, RoutedLayer):
         """To be called where a name stands for another adapter than before."""
         self._caches.pop("alike", None)
 
-    def _scale(self, route: Route, x: torch.Tensor) -> float | torch.Tensor:
+    def _scale(self, alike: Together, x: torch.Tensor) -> float | torch.Tensor:
         """One number for all tasks, else one for each of them: `[tasks, 1, 1]`."""
-        names = route.names if self.composition is None else [self._held(name) for name in route.names]
-        values = [self.scaling[name] for name in names]
+        values = alike.of(self.scaling)
         if len(set(values)) == 1:
             return float(values[0])
         return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, 1, 1)
 
-    def _fits_one_product(self, alike: Together, route: Route, x: torch.Tensor) -> bool:
-        """Whether base and adapter can be one step: a plain linear layer of the adapters' dtype."""
+    def _at_once(self, alike: Together, route: Route, x: torch.Tensor) -> torch.Tensor | None:
+        """Base and adapters as one step; None: steps of their own are needed, or better."""
         base: Any = self._modules["base_layer"]
-        if type(base) is not nn.Linear:
-            return False
-        weight = base._parameters.get("weight")
-        return (
-            type(weight) in (nn.Parameter, torch.Tensor)  # quantised ones may know no other products
-            and not (base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__)
-            and not (base._backward_hooks or base._backward_pre_hooks)
-            and x.dtype == weight.dtype == self._dtype(self._held(route.names[0]))
-            and not alike.drops()
-            and not torch.is_autocast_enabled(x.device.type)
-            and not torch.compiler.is_compiling()
-            and not torch._C._are_functorch_transforms_active()  # torch.func.grad and the like: by autograd's own steps
-        )
-
-    def _learning(self, route: Route, x: torch.Tensor) -> torch.Tensor:
+        if type(base) is not nn.Linear or not _is_plain(base, x) or alike.drops():
+            return None
+        learns, one = torch.is_grad_enabled(), route.index is None
+        if not learns and (has_common(x) or (instructions() is None and not (one and folds(x, base)))):
+            return None
         down, up = self.weights(route.names)
-        base = self.base_layer
-        scale = self._scale(route, x)
-        tokens = x.reshape(-1, x.shape[-1])
-        result = LinearWithLowRank.apply(tokens, base.weight, base.bias, route, scale, *down, *up)[0]
-        return cast(torch.Tensor, result.view(*x.shape[:-1], result.shape[-1]))
-
-    def _at_once(self, route: Route, x: torch.Tensor) -> torch.Tensor | None:
-        """Where nothing learns; None: base and adapter are better steps of their own."""
-        base = cast(nn.Linear, self.base_layer)
-        if has_common(x):
+        weight, bias, scale = base.weight, base.bias, self._scale(alike, x)
+        if down[0].dtype != x.dtype:
             return None
-        if route.index is None and folds(x, base):
-            down, up = (weights[0] for weights in self.weights(route.names))
-            return linear_with_folded(x, base.weight, base.bias, down, up, self.scale_of(route.names[0]))
-        if instructions() is None:
-            return None
-        scale = self._scale(route, x)
-        done = linear_with_low_rank(x, base.weight, base.bias, route, *self.weights(route.names), scale)
+        if learns:
+            tokens = x.reshape(-1, x.shape[-1])
+            result = LinearWithLowRank.apply(tokens, weight, bias, route, scale, *down, *up)[0]
+            return cast(torch.Tensor, result.view(*x.shape[:-1], result.shape[-1]))
+        if one and folds(x, base):
+            return linear_with_folded(x, weight, bias, down[0], up[0], cast(float, scale))
+        done = linear_with_low_rank(x, weight, bias, route, down, up, scale)
         return None if done is None else done[0]
 
-    def _gathered(self, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    def _gathered(self, alike: Together, route: Route, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         held = self._held(route.names[0])
         x = self.lora_dropout[held](self._cast_input_dtype(x, self._dtype(held)))
         down, up = self.weights(route.names)
@@ -266,7 +250,7 @@ class RoutedLinear(Linear, RoutedLayer):
         if alone and self.composition is None and not compiled and places_of(up) is None:
             self.lay_together()
             down, up = self.weights(route.names)
-        return add_low_rank(result, x, route, down, up, self._scale(route, x))
+        return add_low_rank(result, x, route, down, up, self._scale(alike, x))
 
     def lay_together(self) -> None:
         """Puts the adapters of one rank side by side, so that those of a batch are found stacked."""
@@ -300,6 +284,20 @@ def _filled_up(weight: torch.Tensor, size: int, dim: int) -> torch.Tensor:
     """The weight itself, or with zeros behind it: rows (`dim` 0) or columns (1)."""
     more = size - weight.shape[dim]
     return F.pad(weight, (0, more) if dim else (0, 0, 0, more)) if more else weight
+
+
+def _is_plain(base: nn.Linear, x: torch.Tensor) -> bool:
+    """Whether a linear layer is nothing but its product, and torch's own steps may be left out."""
+    weight: Any = base._parameters.get("weight")
+    return (
+        type(weight) in (nn.Parameter, torch.Tensor)  # quantised ones may know no other products
+        and weight.dtype == x.dtype
+        and not (base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__)
+        and not (base._backward_hooks or base._backward_pre_hooks)
+        and not torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type)
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()  # torch.func.grad and the like: by autograd's own steps
+    )
 
 
 def _in_a_group() -> bool:

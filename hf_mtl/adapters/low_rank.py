@@ -89,9 +89,8 @@ class LinearWithLowRank(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.route, ctx.scale, ctx.number = route, scale, number
         ctx.native = done is not None
-        ctx.groups = (
-            groups if groups and route.even else None
-        )  # weights of each row would be as large as the layer's output
+        # Weights of each row would be as large as the layer's output.
+        ctx.groups = groups if groups and route.even else None
         return result, *states
 
     @staticmethod
@@ -125,7 +124,8 @@ def _gradients(
     """Of all that `forward` was given."""
     x, weight, *rest = saved
     route, number, learns = ctx.route, ctx.number, ctx.needs_input_grad
-    down, up, states = rest[:number], rest[number : 2 * number], rest[2 * number :]
+    down, up = rest[:number], rest[number : 2 * number]
+    states: Sequence[Any] = rest[2 * number :]
     d_x = gradient @ weight if learns[0] else None
     d_weight = gradient.t() @ x if learns[1] else None
     d_bias = gradient.sum(0) if learns[2] else None

@@ -5,7 +5,8 @@ Optional: where it was not compiled (no C compiler at installation, another proc
 
 import os
 from collections.abc import Sequence
-from typing import cast
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,8 +14,9 @@ from torch.autograd import forward_ad
 
 from .routing import Route
 
+_low_rank: Any
 try:
-    from . import _low_rank
+    _low_rank = import_module("hf_mtl.adapters._low_rank")
 except ImportError:
     _low_rank = None
 
@@ -61,34 +63,11 @@ if _low_rank is not None and os.environ.get("HF_MTL_NATIVE", "1") != "0":
     use_instructions()
 
 
-def _addresses(*tensors: torch.Tensor) -> tuple[int, ...] | None:
-    """Where they are; None: the compiled products cannot be taken of them.
-
-    They can of plain tensors of 32 bits in a processor's memory, without gaps; not where something else follows the
-    steps of torch: tracing, compiling, `torch.func`, forward derivatives, modes.
-    """
-    if (
-        _instructions is None
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-    ):
-        return None
-    return cast(tuple[int, ...] | None, _low_rank.addresses(tensors, _PLAIN, torch.float32))
-
-
 def add_low_rank_(
     result: torch.Tensor, x: torch.Tensor, route: Route, down: Weights, up: Weights, scale: Scale
 ) -> bool:
     """Adds `s B(t) A(t) x` to `result [batch, ..., out]` in its own memory; False: it cannot, and has done nothing."""
-    found = _addresses(result, x, *down, *up)
-    if found is None:
-        return False
-    _forward(found, 0, result.shape[-1], x, route, down, scale)
-    return True
+    return _suits(x) and _forward(result, x, None, route, down, up, scale) is not None
 
 
 def linear_with_low_rank(
@@ -100,36 +79,23 @@ def linear_with_low_rank(
     up: Weights,
     scale: Scale,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """`W x + b + s B(t) A(t) x` for `x [batch, ..., in]`, and the low-rank states `A(t) x [tokens, r]`; None: it cannot."""
-    found = _addresses(weight, x, *down, *up) if bias is None else _addresses(weight, x, *down, *up, bias)
-    if found is None:
+    """`W x + b + s B(t) A(t) x` of `x [batch, ..., in]`, and the states `A(t) x [tokens, r]`; None: it cannot."""
+    if not _suits(x):
         return None
     tokens = x.view(-1, x.shape[-1])
     if bias is None:
         result = tokens @ weight.t()
-        states = _forward((result.data_ptr(), *found[1:]), 0, len(weight), tokens, route, down, scale)
+        states = _forward(result, tokens, None, route, down, up, scale)
     else:
         # The adapters' part first: what would begin with the bias begins with both, and the wide product adds to it.
         result = x.new_empty(len(tokens), len(weight))
-        states = _forward((result.data_ptr(), *found[1:-1]), found[-1], len(weight), tokens, route, down, scale)
-        result.addmm_(tokens, weight.t())
-    return result.view(*x.shape[:-1], len(weight)), states
-
-
-def _forward(
-    found: tuple[int, ...], base: int, out: int, x: torch.Tensor, route: Route, down: Weights, scale: Scale
-) -> torch.Tensor:
-    """`found`: the addresses of result, x, each A and each B; `base`: that of what the result begins with, 0: itself."""
-    width, (number, rank) = x.shape[-1], (len(down), len(down[0]))
-    count = x.numel() // width
-    states = x.new_empty(count, rank)
-    _low_rank.forward(
-        torch.get_num_threads(),
-        *(found[1], base, found[0], states.data_ptr()),
-        *((count, width, out, rank), found[2 : 2 + number], found[2 + number :]),
-        *(_scales(scale, number), *route.runs),
-    )
-    return states
+        states = _forward(result, tokens, bias, route, down, up, scale)
+        if states is not None:
+            result.addmm_(tokens, weight.t())
+    if states is None:
+        return None
+    # A view would be one of autograd's where this is a step of it, which may not be changed in its own memory.
+    return result if x.dim() == 2 else result.view(*x.shape[:-1], len(weight)), states
 
 
 def gradients(
@@ -154,21 +120,56 @@ def gradients(
     Returns:
         None: it cannot, and has done nothing.
     """
-    found = _addresses(x, above, states, *down, *up)
-    if found is None:
+    if not _suits(x):
         return None
-    number = len(down)
-    d_down = x.new_zeros(number, *down[0].shape) if learns[0] else None
-    d_up = x.new_empty(number, *up[0].shape) if learns[1] else None
-    _low_rank.backward(
+    d_down = x.new_zeros(len(down), *down[0].shape) if learns[0] else None
+    d_up = x.new_empty(len(up), *up[0].shape) if learns[1] else None
+    fits = _low_rank.backward(
         torch.get_num_threads(),
-        *found[:3],
-        *(0 if tensor is None else tensor.data_ptr() for tensor in (d_x, d_down, d_up)),
-        *((len(x), x.shape[1], above.shape[1], states.shape[1]), found[3 : 3 + number], found[3 + number :]),
-        *(_scales(scale, number), *route.runs),
+        *(0 if tensor is None else tensor.data_ptr() for tensor in (d_down, d_up)),
+        _products((x, above, states, *down, *up, *([] if d_x is None else [d_x])), route, len(down), scale),
     )
-    return d_down, d_up
+    return (d_down, d_up) if fits else None
 
 
-def _scales(scale: Scale, number: int) -> tuple[float, ...]:
-    return (scale,) * number if isinstance(scale, float) else tuple(scale.flatten().tolist())
+def _suits(x: torch.Tensor) -> bool:
+    """Whether the compiled products may be taken; whether they can is seen when they are to be.
+
+    Of tensors of 32 bits in a processor's memory, without gaps; not where something else follows the steps of torch:
+    tracing, compiling, `torch.func`, forward derivatives, modes.
+    """
+    return (
+        _instructions is not None
+        and x.dtype == torch.float32
+        and x.is_contiguous()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+    )
+
+
+def _forward(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    base: torch.Tensor | None,
+    route: Route,
+    down: Weights,
+    up: Weights,
+    scale: Scale,
+) -> torch.Tensor | None:
+    """Adds to `y`, or to the vector `base`, which it then begins with; gives the states. None: it cannot."""
+    states = x.new_empty(x.numel() // x.shape[-1], len(down[0]))
+    tensors = (x, y, states, *down, *up) if base is None else (x, y, states, *down, *up, base)
+    fits = _low_rank.forward(torch.get_num_threads(), _products(tensors, route, len(down), scale))
+    return states if fits else None
+
+
+def _products(tensors: tuple[torch.Tensor, ...], route: Route, number: int, scale: Scale) -> tuple[Any, ...]:
+    """What both directions are told: x, the output or its gradient, the states, A of each task, B of each."""
+    x, y, states = tensors[:3]
+    sizes = (len(states), x.shape[-1], y.shape[-1], states.shape[1])
+    scales = (scale,) * number if isinstance(scale, float) else tuple(scale.flatten().tolist())
+    return tensors, _PLAIN, torch.float32, sizes, scales, *route.runs

@@ -1,6 +1,6 @@
 """Tasks whose adapters in a layer can be one product: what the layer looks up once of them, and not for each batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -14,19 +14,25 @@ class Together:
     """The adapters of these tasks in a layer of peft's, all of one shape and dropout.
 
     Args:
-        names: the tasks, or what they share.
-        dropout: theirs.
+        names: the tasks.
+        held: under which of peft's names the rank, scale and dropout of each are.
+        dropouts: peft's, of the layer.
     """
 
-    def __init__(self, names: Sequence[str], dropout: nn.Module):
+    def __init__(self, names: Sequence[str], held: Sequence[str], dropouts: nn.ModuleDict):
+        dropout = dropouts[held[0]]
         self._dropout = dropout if isinstance(dropout, nn.Dropout) else None
-        self._pick: Callable[[Any], Any] = itemgetter(*names)
-        self._single = len(names) == 1
+        self._pick = itemgetter(*names) if len(names) > 1 else _one(names[0])
+        self._pick_held = itemgetter(*held) if len(held) > 1 else _one(held[0])
         self._found: list[tuple[Any, list[dict[str, Any]]]] = [((), []), ((), [])]
 
     def drops(self) -> bool:
         """Whether dropout changes what the adapters are given."""
         return self._dropout is not None and self._dropout.training and self._dropout.p > 0
+
+    def of(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        """The value of each task, of those that peft holds by name."""
+        return self._pick_held(values)
 
     def weights(self, downs: nn.Module, ups: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """A and B of each task, as they are now in peft's `lora_A` and `lora_B`.
@@ -39,6 +45,11 @@ class Together:
     def _weights(self, kind: int, modules: Any) -> list[torch.Tensor]:
         found, (known, places) = self._pick(modules), self._found[kind]
         if found != known:
-            places = [module._parameters for module in ((found,) if self._single else found)]
+            places = [module._parameters for module in found]
             self._found[kind] = found, places
         return [parameters["weight"] for parameters in places]
+
+
+def _one(name: str) -> Callable[[Any], tuple[Any]]:
+    """`itemgetter` of a single item gives it bare."""
+    return lambda values: (values[name],)

@@ -23,6 +23,10 @@ typedef float NAME(anywhere) __attribute__((vector_size(4 * LANES), aligned(4), 
 #define EVEN(a, b) SHUFFLE(NAME(ivec), a, b, 0, 2, 4, 6, 8, 10, 12, 14)
 #define ODD(a, b) SHUFFLE(NAME(ivec), a, b, 1, 3, 5, 7, 9, 11, 13, 15)
 #endif
+#if LANES == 16
+#define FIRST(a, b) SHUFFLE(NAME(ivec), a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define SECOND(a, b) SHUFFLE(NAME(ivec), a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#endif
 #define PAIRS(a, b) (EVEN(a, b) + ODD(a, b))
 
 /* out[m, j] = sum over k of x[m, k] w[j, k]: `rows` rows, `some` columns, at most ROWS and 8. */
@@ -166,7 +170,7 @@ TARGET static void NAME(transpose)(size_t rows, size_t columns, const float *w, 
       }
 #pragma GCC unroll 8
       for (int i = 0; i < 4; i++) {
-        size_t column = (i & 1) * 2 + (i >> 1);
+        size_t column = (size_t)((i & 1) * 2 + (i >> 1));
         STORE(out + column * rows + done, EVEN(a[2 * i], a[2 * i + 1]));
         STORE(out + (column + 4) * rows + done, ODD(a[2 * i], a[2 * i + 1]));
       }
@@ -178,6 +182,40 @@ TARGET static void NAME(transpose)(size_t rows, size_t columns, const float *w, 
   }
 }
 
+/* out[columns, rows] = scale w[rows, columns]^T, the way back */
+TARGET static void NAME(transpose_back)(size_t rows, size_t columns, float scale, const float *w, float *out) {
+  size_t done = 0; /* columns */
+#if LANES == 16
+  if (rows == 8) {
+    for (; done + 16 <= columns; done += 16) {
+      VEC a[8], b[8];
+#pragma GCC unroll 8
+      for (int i = 0; i < 4; i++) {
+        size_t row = (size_t)((i & 1) * 2 + (i >> 1));
+        VEC low = LOAD(w + row * columns + done) * scale, high = LOAD(w + (row + 4) * columns + done) * scale;
+        a[2 * i] = FIRST(low, high);
+        a[2 * i + 1] = SECOND(low, high);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; i += 4) {
+        b[i] = FIRST(a[i], a[i + 2]);
+        b[i + 1] = SECOND(a[i], a[i + 2]);
+        b[i + 2] = FIRST(a[i + 1], a[i + 3]);
+        b[i + 3] = SECOND(a[i + 1], a[i + 3]);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < 4; i++) {
+        STORE(out + 8 * done + 32 * i, FIRST(b[i], b[i + 4]));
+        STORE(out + 8 * done + 32 * i + 16, SECOND(b[i], b[i + 4]));
+      }
+    }
+  }
+#endif
+  for (; done < columns; done++) {
+    for (size_t j = 0; j < rows; j++) out[done * rows + j] = scale * w[j * columns + done];
+  }
+}
+
 #undef VEC
 #undef LOAD
 #undef STORE
@@ -185,5 +223,7 @@ TARGET static void NAME(transpose)(size_t rows, size_t columns, const float *w, 
 #undef EVEN
 #undef ODD
 #undef PAIRS
+#undef FIRST
+#undef SECOND
 #undef OVER_ROWS
 #undef OVER_TERMS

@@ -3,8 +3,8 @@
  * that one of two wide matrices has, weights of many tasks are copied side by side first, and each call costs as much
  * as the product of a few words.
  *
- * Memory is passed as addresses, which native.py takes from tensors after it has looked at them. The interpreter's
- * lock is held throughout, so that no other thread can move the weights meanwhile.
+ * Tensors are looked at, their addresses taken and the products made in one call that holds the interpreter's lock
+ * throughout: another thread may lay weights elsewhere, and free where they were.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -43,9 +43,11 @@ typedef struct {
   void (*dot)(size_t, size_t, const float *, size_t, const float *, size_t, size_t, float *, size_t);
   void (*add)(size_t, size_t, const float *, float *, size_t, const float *, size_t, size_t, const float *, size_t, size_t);
   void (*transpose)(size_t, size_t, const float *, float *);
+  void (*transpose_back)(size_t, size_t, float, const float *, float *);
 } Kernels;
 
-static const Kernels OF_AVX512 = {dot_avx512, add_avx512, transpose_avx512}, OF_AVX2 = {dot_avx2, add_avx2, transpose_avx2};
+static const Kernels OF_AVX512 = {dot_avx512, add_avx512, transpose_avx512, transpose_back_avx512};
+static const Kernels OF_AVX2 = {dot_avx2, add_avx2, transpose_avx2, transpose_back_avx2};
 static const Kernels *kernels = NULL;
 
 /* Rows of which x, the states and y are worked on together while they are near. */
@@ -89,29 +91,31 @@ static int next_run(const Products *p, size_t first, size_t last, Run *run) {
   return 0;
 }
 
-/* Asks for part `k` of `parts` of a weight, to be near when its rows come: to wait for the weights of many tasks takes
- * longer than the products do. */
+/* Asks for part `k` of `parts` of a weight. */
 static void ask_for(const float *weight, size_t size, size_t k, size_t parts) {
   size_t line = 16, end = size * (k + 1) / parts;
   for (size_t i = size * k / parts / line * line; i < end; i += line) __builtin_prefetch(weight + i, 0, 2);
+}
+
+/* The weights of the next run, part by part beside the blocks of this one: to wait for those of many tasks takes
+ * longer than their products. */
+static void ask_for_next(const Products *p, const Run *run, size_t last, size_t k) {
+  if (run->number == p->runs || run->stop == last) return;
+  size_t task = p->tasks[run->number], blocks = (run->stop - run->start + BLOCK - 1) / BLOCK;
+  ask_for(p->down[task], p->rank * p->in, k, blocks);
+  ask_for(p->up[task], p->rank * p->out, k, blocks);
 }
 
 /* y = bias + s B A x, or y += s B A x where there is none to begin with. */
 static void add_low_rank(const Products *p, const float *bias, float *y, size_t first, size_t last, float *up,
                          float *scaled) {
   for (Run run = {0}; next_run(p, first, last, &run);) {
-    const float *down = p->down[run.task], *next_down = NULL, *next_up = NULL;
-    size_t blocks = (run.stop - run.start + BLOCK - 1) / BLOCK;
-    if (run.number < p->runs && run.stop < last) {
-      next_down = p->down[p->tasks[run.number]], next_up = p->up[p->tasks[run.number]];
-    }
     kernels->transpose(p->out, p->rank, p->up[run.task], up);
     for (size_t t = run.start, k = 0; t < run.stop; t += BLOCK, k++) {
       size_t rows = smaller(BLOCK, run.stop - t);
       float *states = p->states + t * p->rank;
-      if (next_down) ask_for(next_down, p->rank * p->in, k, blocks);
-      kernels->dot(rows, p->rank, p->x + t * p->in, p->in, down, p->in, p->in, states, p->rank);
-      if (next_up) ask_for(next_up, p->rank * p->out, k, blocks);
+      ask_for_next(p, &run, last, k);
+      kernels->dot(rows, p->rank, p->x + t * p->in, p->in, p->down[run.task], p->in, p->in, states, p->rank);
       for (size_t i = 0; i < rows * p->rank; i++) scaled[i] = p->scales[run.task] * states[i];
       kernels->add(rows, p->rank, bias, y + t * p->out, p->out, scaled, p->rank, 1, up, p->out, p->out);
     }
@@ -123,9 +127,10 @@ static void through_states(const Products *p, const float *dy, float *dx, float 
                            float *up) {
   for (Run run = {0}; next_run(p, first, last, &run);) {
     kernels->transpose(p->out, p->rank, p->up[run.task], up);
-    for (size_t t = run.start; t < run.stop; t += BLOCK) {
+    for (size_t t = run.start, k = 0; t < run.stop; t += BLOCK, k++) {
       size_t rows = smaller(BLOCK, run.stop - t);
       float *own = d_states + t * p->rank;
+      ask_for_next(p, &run, last, k);
       kernels->dot(rows, p->rank, dy + t * p->out, p->out, up, p->out, p->out, own, p->rank);
       for (size_t i = 0; i < rows * p->rank; i++) own[i] *= p->scales[run.task];
       if (dx) kernels->add(rows, p->rank, NULL, dx + t * p->in, p->in, own, p->rank, 1, p->down[run.task], p->in, p->in);
@@ -152,65 +157,11 @@ static void of_up(const Products *p, const float *dy, float *d_up, size_t from, 
   for (size_t task = 0; task < p->number; task++) {
     const float *own = sum + task * p->rank * width;
     float *result = d_up + (task * p->out + from) * p->rank;
-    for (size_t o = 0; o < width; o++) {
-      for (size_t j = 0; j < p->rank; j++) result[o * p->rank + j] = p->scales[task] * own[j * width + o];
-    }
+    kernels->transpose_back(p->rank, width, p->scales[task], own, result);
   }
 }
 
 /* ---- Python ---- */
-
-static int as_sizes(PyObject *tuple, size_t *out) {
-  for (Py_ssize_t i = 0; i < PyTuple_Size(tuple); i++) {
-    out[i] = (size_t)PyLong_AsUnsignedLongLong(PyTuple_GetItem(tuple, i));
-    if (PyErr_Occurred()) return 0;
-  }
-  return 1;
-}
-
-/* What is to be freed of `p` is one piece of memory, at `p->ends`. */
-static int read_products(Products *p, unsigned long long x, unsigned long long states, PyObject *sizes, PyObject *down,
-                         PyObject *up, PyObject *scales, PyObject *ends, PyObject *tasks) {
-  size_t given[4];
-  memset(p, 0, sizeof *p);
-  if (PyTuple_Size(sizes) != 4 || !as_sizes(sizes, given)) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "sizes are tokens, in, out, rank");
-    return 0;
-  }
-  p->tokens = given[0], p->in = given[1], p->out = given[2], p->rank = given[3];
-  p->x = (const float *)(uintptr_t)x, p->states = (float *)(uintptr_t)states;
-  p->number = (size_t)PyTuple_Size(down), p->runs = (size_t)PyTuple_Size(ends);
-  size_t count = 2 * p->runs + 3 * p->number;
-  p->ends = malloc((count ? count : 1) * sizeof(size_t));
-  if (!p->ends) {
-    PyErr_NoMemory();
-    return 0;
-  }
-  p->tasks = p->ends + p->runs;
-  size_t *addresses = p->tasks + p->runs;
-  p->down = (const float **)addresses, p->up = p->down + p->number;
-  p->scales = (float *)(addresses + 2 * p->number);
-  int fits = (size_t)PyTuple_Size(up) == p->number && (size_t)PyTuple_Size(scales) == p->number &&
-             (size_t)PyTuple_Size(tasks) == p->runs && p->runs > 0;
-  fits = fits && as_sizes(ends, p->ends) && as_sizes(tasks, p->tasks);
-  fits = fits && as_sizes(down, addresses) && as_sizes(up, addresses + p->number);
-  for (size_t i = 0; fits && i < p->number; i++) {
-    p->scales[i] = (float)PyFloat_AsDouble(PyTuple_GetItem(scales, (Py_ssize_t)i));
-    fits = !PyErr_Occurred();
-  }
-  size_t before = 0;
-  for (size_t run = 0; fits && run < p->runs; run++) {
-    fits = p->tasks[run] < p->number && p->ends[run] > before;
-    before = p->ends[run];
-  }
-  if (fits && p->tokens % before == 0) {
-    p->each = p->tokens / before;
-    return 1;
-  }
-  free(p->ends);
-  if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "tasks, runs and tokens do not fit together");
-  return 0;
-}
 
 /* Attributes of tensors, made once: to make them for each tensor would take as long as to read them. */
 static PyObject *DTYPE, *IS_CPU, *IS_CONTIGUOUS, *DATA_PTR;
@@ -223,100 +174,160 @@ static int gives(PyObject *tensor, PyObject *name, int call, PyObject *expected)
   return found == expected; /* compared, not read: what is expected is held elsewhere */
 }
 
-/* (tensors, kinds, dtype) -> their addresses; None where one is of another kind or dtype, elsewhere, or has gaps. */
-static PyObject *addresses(PyObject *module, PyObject *args) {
-  PyObject *tensors, *kinds, *dtype;
-  (void)module;
-  if (!PyArg_ParseTuple(args, "O!O!O", &PyTuple_Type, &tensors, &PyTuple_Type, &kinds, &dtype)) return NULL;
-  Py_ssize_t count = PyTuple_Size(tensors);
-  PyObject *found = PyTuple_New(count);
-  for (Py_ssize_t i = 0; found && i < count; i++) {
-    PyObject *tensor = PyTuple_GetItem(tensors, i);
+/* Where the tensors are. 1: all are of these kinds and this dtype, in a processor's memory, without gaps; 0: one is
+ * not; -1: an error. */
+static int places_of(PyObject *tensors, PyObject *kinds, PyObject *dtype, float **places) {
+  for (Py_ssize_t i = 0; i < PyTuple_Size(tensors); i++) {
+    PyObject *tensor = PyTuple_GetItem(tensors, i), *address = NULL;
     int fits = 0;
     for (Py_ssize_t k = 0; k < PyTuple_Size(kinds); k++) fits |= (PyObject *)Py_TYPE(tensor) == PyTuple_GetItem(kinds, k);
     if (fits == 1) fits = gives(tensor, DTYPE, 0, dtype);
     if (fits == 1) fits = gives(tensor, IS_CPU, 0, Py_True);
     if (fits == 1) fits = gives(tensor, IS_CONTIGUOUS, 1, Py_True);
-    PyObject *address = fits == 1 ? PyObject_CallMethodObjArgs(tensor, DATA_PTR, NULL) : NULL;
-    if (!address) {
-      Py_DECREF(found);
-      if (fits == 1 || fits == -1) return NULL;
-      Py_RETURN_NONE;
+    if (fits == 1) address = PyObject_CallMethodObjArgs(tensor, DATA_PTR, NULL);
+    if (address) {
+      places[i] = (float *)(uintptr_t)PyLong_AsUnsignedLongLong(address);
+      Py_DECREF(address);
     }
-    PyTuple_SetItem(found, i, address);
+    if (PyErr_Occurred()) {
+      if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) return -1;
+      PyErr_Clear(); /* a tensor without memory of its own, as those that vmap makes */
+      return 0;
+    }
+    if (!address) return 0;
   }
-  return found;
+  return 1;
+}
+
+static int as_sizes(PyObject *tuple, size_t *out) {
+  for (Py_ssize_t i = 0; i < PyTuple_Size(tuple); i++) {
+    out[i] = (size_t)PyLong_AsUnsignedLongLong(PyTuple_GetItem(tuple, i));
+    if (PyErr_Occurred()) return 0;
+  }
+  return 1;
+}
+
+/* Of (tensors, kinds, dtype, sizes, scales, ends, tasks): `fixed` tensors, A of each task, B of each, and perhaps one
+ * more. All addresses are at `places`, where all the memory that is to be freed begins. 1, 0 or -1 as above. */
+static int read_products(Products *p, size_t fixed, PyObject *args, float ***places) {
+  PyObject *tensors, *kinds, *dtype, *sizes, *scales, *ends, *tasks;
+  size_t given[4];
+  *places = NULL;
+  if (!PyArg_ParseTuple(args, "O!O!OO!O!O!O!", &PyTuple_Type, &tensors, &PyTuple_Type, &kinds, &dtype, &PyTuple_Type, &sizes,
+                        &PyTuple_Type, &scales, &PyTuple_Type, &ends, &PyTuple_Type, &tasks)) {
+    return -1;
+  }
+  size_t count = (size_t)PyTuple_Size(tensors);
+  memset(p, 0, sizeof *p);
+  p->number = (size_t)PyTuple_Size(scales), p->runs = (size_t)PyTuple_Size(ends);
+  int fits = PyTuple_Size(sizes) == 4 && as_sizes(sizes, given) && (size_t)PyTuple_Size(tasks) == p->runs && p->runs > 0 &&
+             (count == fixed + 2 * p->number || count == fixed + 2 * p->number + 1);
+  if (fits) {
+    *places = calloc(count + 1 + 2 * p->runs + p->number, sizeof(float *));
+    if (!*places) {
+      PyErr_NoMemory();
+      return -1;
+    }
+    p->tokens = given[0], p->in = given[1], p->out = given[2], p->rank = given[3];
+    p->ends = (size_t *)(*places + count + 1), p->tasks = p->ends + p->runs;
+    p->scales = (float *)(p->tasks + p->runs);
+    fits = as_sizes(ends, p->ends) && as_sizes(tasks, p->tasks);
+  }
+  for (size_t i = 0; fits && i < p->number; i++) {
+    p->scales[i] = (float)PyFloat_AsDouble(PyTuple_GetItem(scales, (Py_ssize_t)i));
+    fits = !PyErr_Occurred();
+  }
+  size_t before = 0;
+  for (size_t run = 0; fits && run < p->runs; run++) {
+    fits = p->tasks[run] < p->number && p->ends[run] > before;
+    before = p->ends[run];
+  }
+  if (!fits || p->tokens % before) {
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "tensors, sizes, tasks and runs do not fit together");
+    return -1;
+  }
+  p->each = p->tokens / before;
+  fits = places_of(tensors, kinds, dtype, *places);
+  p->x = (*places)[0], p->states = (*places)[2];
+  p->down = (const float **)(*places + fixed), p->up = p->down + p->number;
+  return fits;
+}
+
+/* What a call gives: whether it has done it. */
+static PyObject *done(int fits, float **places) {
+  free(places);
+  return fits < 0 ? NULL : PyBool_FromLong(fits);
 }
 
 static PyObject *forward(PyObject *module, PyObject *args) {
-  unsigned long long x, bias, y, states;
-  PyObject *sizes, *down, *up, *scales, *ends, *tasks;
+  PyObject *what;
+  float **places;
   int threads;
   Products p;
   (void)module;
-  if (!PyArg_ParseTuple(args, "iKKKKO!O!O!O!O!O!", &threads, &x, &bias, &y, &states, &PyTuple_Type, &sizes, &PyTuple_Type, &down,
-                        &PyTuple_Type, &up, &PyTuple_Type, &scales, &PyTuple_Type, &ends, &PyTuple_Type, &tasks)) {
-    return NULL;
-  }
-  if (!read_products(&p, x, states, sizes, down, up, scales, ends, tasks)) return NULL;
+  if (!PyArg_ParseTuple(args, "iO!", &threads, &PyTuple_Type, &what)) return NULL;
+  int fits = read_products(&p, 3, what, &places);
+  if (fits != 1) return done(fits, places);
   size_t own = p.out * p.rank + BLOCK * p.rank;
   float *buffers = malloc((size_t)threads * own * sizeof(float));
-  if (buffers) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int k = 0; k < threads; k++) {
-      size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
-      size_t last = part(p.tokens, 1, (size_t)k + 1, (size_t)threads);
-      float *up_of_task = buffers + (size_t)k * own;
-      add_low_rank(&p, (const float *)(uintptr_t)bias, (float *)(uintptr_t)y, first, last, up_of_task, up_of_task + p.out * p.rank);
-    }
+  if (!buffers) {
+    PyErr_NoMemory();
+    return done(-1, places);
   }
-  free(p.ends);
-  if (!buffers) return PyErr_NoMemory();
+  float *y = places[1];
+  const float *bias = places[3 + 2 * p.number]; /* NULL where there is none */
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int k = 0; k < threads; k++) {
+    size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
+    size_t last = part(p.tokens, 1, (size_t)k + 1, (size_t)threads);
+    float *up_of_task = buffers + (size_t)k * own;
+    add_low_rank(&p, bias, y, first, last, up_of_task, up_of_task + p.out * p.rank);
+  }
   free(buffers);
-  Py_RETURN_NONE;
+  return done(1, places);
 }
 
 static PyObject *backward(PyObject *module, PyObject *args) {
-  unsigned long long x, dy, states, dx, d_down, d_up;
-  PyObject *sizes, *down, *up, *scales, *ends, *tasks;
+  unsigned long long at_down, at_up;
+  PyObject *what;
+  float **places;
   int threads;
   Products p;
   (void)module;
-  if (!PyArg_ParseTuple(args, "iKKKKKKO!O!O!O!O!O!", &threads, &x, &dy, &states, &dx, &d_down, &d_up, &PyTuple_Type, &sizes,
-                        &PyTuple_Type, &down, &PyTuple_Type, &up, &PyTuple_Type, &scales, &PyTuple_Type, &ends,
-                        &PyTuple_Type, &tasks)) {
-    return NULL;
-  }
-  if (!read_products(&p, x, states, sizes, down, up, scales, ends, tasks)) return NULL;
+  if (!PyArg_ParseTuple(args, "iKKO!", &threads, &at_down, &at_up, &PyTuple_Type, &what)) return NULL;
+  int fits = read_products(&p, 3, what, &places);
+  if (fits != 1) return done(fits, places);
+  const float *above = places[1];
+  float *dx = places[3 + 2 * p.number]; /* NULL where there is none */
+  float *d_down = (float *)(uintptr_t)at_down, *d_up = (float *)(uintptr_t)at_up;
   /* The states' gradients; then for each thread B transposed, or its part of B's gradients. */
   size_t widest = (p.out + 16 * (size_t)threads) / (size_t)threads;
   size_t own = p.rank * (d_up && p.number * widest > p.out ? p.number * widest : p.out);
-  float *d_states = malloc((p.tokens * p.rank + (size_t)threads * own) * sizeof(float));
-  if (d_states) {
-    float *buffers = d_states + p.tokens * p.rank;
-    const float *above = (const float *)(uintptr_t)dy;
+  float *d_states = malloc((p.tokens * p.rank + (size_t)threads * own + 1) * sizeof(float));
+  if (!d_states) {
+    PyErr_NoMemory();
+    return done(-1, places);
+  }
+  float *buffers = d_states + p.tokens * p.rank;
 #pragma omp parallel num_threads(threads)
-    {
+  {
 #pragma omp for schedule(static)
-      for (int k = 0; k < threads; k++) {
-        size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
-        size_t last = part(p.tokens, 1, (size_t)k + 1, (size_t)threads);
-        through_states(&p, above, (float *)(uintptr_t)dx, d_states, first, last, buffers + (size_t)k * own);
-      }
+    for (int k = 0; k < threads; k++) {
+      size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
+      size_t last = part(p.tokens, 1, (size_t)k + 1, (size_t)threads);
+      through_states(&p, above, dx, d_states, first, last, buffers + (size_t)k * own);
+    }
 #pragma omp for schedule(static)
-      for (int k = 0; k < threads; k++) {
-        size_t thread = (size_t)k, all = (size_t)threads;
-        size_t from = part(p.in, 16, thread, all), to = part(p.in, 16, thread + 1, all);
-        if (d_down && from < to) of_down(&p, d_states, (float *)(uintptr_t)d_down, from, to);
-        from = part(p.out, 16, thread, all), to = part(p.out, 16, thread + 1, all);
-        if (d_up && from < to) of_up(&p, above, (float *)(uintptr_t)d_up, from, to, buffers + thread * own);
-      }
+    for (int k = 0; k < threads; k++) {
+      size_t thread = (size_t)k, all = (size_t)threads;
+      size_t from = part(p.in, 16, thread, all), to = part(p.in, 16, thread + 1, all);
+      if (d_down && from < to) of_down(&p, d_states, d_down, from, to);
+      from = part(p.out, 16, thread, all), to = part(p.out, 16, thread + 1, all);
+      if (d_up && from < to) of_up(&p, above, d_up, from, to, buffers + thread * own);
     }
   }
-  free(p.ends);
-  if (!d_states) return PyErr_NoMemory();
   free(d_states);
-  Py_RETURN_NONE;
+  return done(1, places);
 }
 
 static PyObject *use(PyObject *module, PyObject *args) {
@@ -338,7 +349,6 @@ static PyObject *use(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef METHODS[] = {
-    {"addresses", addresses, METH_VARARGS, "Where tensors are, if they are what the products are compiled for."},
     {"forward", forward, METH_VARARGS, "Adds the low-rank products to y; see native.py."},
     {"backward", backward, METH_VARARGS, "Adds to the gradient of x, fills those of A and B; see native.py."},
     {"use", use, METH_VARARGS, "Chooses instructions, the best or the named; returns which, None: this processor has none."},

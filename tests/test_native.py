@@ -1,0 +1,215 @@
+"""The compiled products of adapters: torch's numbers, on every set of instructions, and where they stay out."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from test_adapters import INDICES, by_row, layer, model_of, route_of, texts
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_mtl.adapters import Route, native, use_route
+from hf_mtl.adapters.low_rank import LinearWithLowRank, add_low_rank
+
+pytestmark = pytest.mark.skipif(native.instructions() is None, reason="hf_mtl was installed without compiled products")
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    before, threads = native.instructions(), torch.get_num_threads()
+    yield
+    native.use_instructions(before)
+    torch.set_num_threads(threads)
+
+
+def use_or_skip(name: str) -> None:
+    try:
+        native.use_instructions(name)
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+def products(index: list[int], sizes: tuple[int, int, int], each: int, scales: bool, bias: bool) -> list[torch.Tensor]:
+    """Output, its gradients of everything, and the output where nothing learns."""
+    torch.manual_seed(0)
+    tasks, (width, rank, out) = len(set(index)), sizes
+    route = Route([str(i) for i in range(tasks)], torch.tensor(index) if tasks > 1 else None)
+    scale: Any = torch.rand(tasks, 1, 1) + 0.5 if scales else 0.7
+    x, above = torch.randn(len(index) * each, width), torch.randn(len(index) * each, out)
+    base = [torch.randn(out, width), *([torch.randn(out)] if bias else [])]
+    down = [torch.randn(rank, width) for _ in range(tasks)]
+    up = [torch.randn(out, rank) for _ in range(tasks)]
+    leaves = [x, *base, *down, *up]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    y = LinearWithLowRank.apply(x, base[0], base[1] if bias else None, route, scale, *down, *up)[0]
+    found = [y, *torch.autograd.grad(y, leaves, above)]
+    with torch.no_grad():
+        found.append(add_low_rank(torch.zeros(len(x), out), x, route, down, up, scale))
+    return [tensor.detach() for tensor in found]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("instructions", ["avx512", "avx2"])
+@pytest.mark.parametrize("sizes", [(384, 8, 50), (37, 4, 384), (16, 13, 21), (5, 1, 3), (64, 32, 64)], ids=str)
+def test_products_and_gradients_are_torchs(sizes: tuple[int, int, int], instructions: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    for index in ([0], [0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2], [2, 0, 1, 0, 2, 1, 1]):
+        for each, scales, bias in ((1, False, True), (7, True, False), (29, True, True)):
+            use_or_skip(instructions)
+            found = products(index, sizes, each, scales, bias)
+            native.use_instructions(None)
+            expected = products(index, sizes, each, scales, bias)
+            for a, b in zip(found, expected, strict=True):
+                torch.testing.assert_close(a, b, atol=2e-5 * float(b.abs().max()) + 1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
+def test_a_layer_takes_them(index: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = layer(), torch.randn(8, 5, 12)
+    called = count_calls(monkeypatch)
+    for learns in (False, True):
+        with use_route(route_of(index)), torch.set_grad_enabled(learns):
+            torch.testing.assert_close(module(x), by_row(module, x, index), atol=1e-5, rtol=1e-5)
+    assert called == ["forward"] * 2
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    called: list[str] = []
+
+    class Counting:
+        use = staticmethod(native._low_rank.use)
+
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            called.append("forward")
+            return compiled.forward(*args)
+
+        @staticmethod
+        def backward(*args: Any) -> Any:
+            called.append("backward")
+            return compiled.backward(*args)
+
+    compiled = native._low_rank
+    monkeypatch.setattr(native, "_low_rank", Counting)
+    return called
+
+
+def test_a_row_has_the_same_bits_whatever_is_beside_it() -> None:
+    torch.manual_seed(0)
+    module, x = layer(), torch.randn(8, 5, 12)
+    with torch.no_grad():
+        with use_route(route_of([0, 0, 0, 1, 1, 1, 1, 2])):
+            together = module(x)
+        with use_route(route_of([0, 1, 1, 2])):
+            some = module(x[[1, 4, 6, 7]])
+    base = module.base_layer(x) - module.base_layer(x[[1, 4, 6, 7]]).new_zeros(())
+    assert torch.equal(together[[1, 4, 6, 7]] - base[[1, 4, 6, 7]], some - module.base_layer(x[[1, 4, 6, 7]]))
+
+
+def test_training_takes_the_steps_of_torchs_products(tiny_backbone: Any) -> None:
+    model, inputs = model_of(tiny_backbone()), texts(8)
+    ids, labels = torch.tensor([0, 3, 1, 1, 2, 0, 3, 2]), {f"task{i}": torch.tensor([0, 1]) for i in range(4)}
+    labels = {name: labels[f"task{i}"] for i, name in enumerate(model.tasks)}
+    other = copy.deepcopy(model)
+    for instructions, trained in ((native.instructions(), model), (None, other)):
+        native.use_instructions(instructions)
+        optimizer = torch.optim.SGD([p for p in trained.parameters() if p.requires_grad], lr=0.1)
+        for _ in range(3):
+            trained(**inputs, task_ids=ids, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_second_derivatives_and_batches_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = layer(), torch.randn(8, 5, 12, requires_grad=True)
+    called, found = count_calls(monkeypatch), []
+    for instructions in (native.instructions(), None):
+        native.use_instructions(instructions)
+        with use_route(route_of(INDICES["sorted, more of some"])):
+            y = module(x).square().sum()
+        weights = list(module.lora_A.parameters())
+        (first,) = torch.autograd.grad(y, x, create_graph=True)
+        second = torch.autograd.grad(first.square().sum(), [x, *weights])
+        with use_route(route_of(INDICES["sorted, more of some"])):
+            y = module(x).flatten()[:3]
+        many = torch.autograd.grad(y, [x, *weights], torch.eye(3), is_grads_batched=True)
+        found.append([first, *second, *many])
+    assert "forward" in called
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own use, and the test's
+def test_they_stay_out_where_something_follows_torchs_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = layer(), torch.randn(8, 12)
+    called, route = count_calls(monkeypatch), route_of(INDICES["in any order"])
+    exact = by_row(module, x, INDICES["in any order"])
+    with torch.no_grad(), use_route(route):
+        with FlopCounterMode(display=False) as counter:
+            module(x)
+        assert counter.get_total_flops() > 2 * 8 * 12 * 20  # of the base layer alone
+        with forward_ad.dual_level():
+            module(forward_ad.make_dual(x, x))
+        traced = torch.jit.trace(module, x, check_trace=False)
+        torch.testing.assert_close(torch.vmap(module)(x.expand(2, 8, 12)), exact.expand(2, 8, 20), atol=1e-5, rtol=1e-5)
+        module.double()(x.double())
+    assert called == []
+    torch.testing.assert_close(traced(x.double()).float(), exact, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_that_move_between_batches_are_found(tmp_path: Any) -> None:
+    module, x = layer(), torch.randn(8, 5, 12)
+    index = INDICES["in any order"]
+    with torch.no_grad(), use_route(route_of(index)):
+        module(x)
+        for name in ("a", "c"):
+            module.lora_A[name].weight.data = torch.randn(3, 12)
+            module.lora_B[name].weight = torch.nn.Parameter(torch.randn(3, 20).t())  # with gaps
+        module.lora_A["b"] = torch.nn.Linear(12, 3, bias=False)
+        copied = copy.deepcopy(module)
+        copied.lora_A["d"].weight.mul_(2)
+        for each in (module, copied):
+            torch.testing.assert_close(each(x), by_row(each, x, index), atol=1e-5, rtol=1e-5)
+
+
+def test_other_instructions_are_named_in_the_error() -> None:
+    with pytest.raises(ValueError, match="'avx512' or 'avx2', not 'sse'"):
+        native.use_instructions("sse")
+
+
+def test_the_environment_turns_them_off() -> None:
+    code = "from hf_mtl.adapters import native; print(native.instructions())"
+    for setting, expected in (("0", "None"), ("1", str(native.instructions()))):
+        env = {**os.environ, "HF_MTL_NATIVE": setting}
+        found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == expected
+
+
+def test_what_is_passed_is_checked_before_memory_is_touched() -> None:
+    x, a = torch.randn(4, 8), torch.randn(2, 8)
+    tensors = (x, torch.zeros(4, 8), torch.zeros(4, 2), a, a.t().contiguous())
+
+    def run(ends: Any, tasks: Any, tensors: Any = tensors, sizes: Any = (4, 8, 8, 2)) -> bool:
+        return native._low_rank.forward(1, (tensors, (torch.Tensor,), torch.float32, sizes, (1.0,), ends, tasks))
+
+    assert run((4,), (0,))
+    for wrong in (
+        ((3,), (0,)),
+        ((4,), (1,)),
+        ((4, 2), (0, 0)),
+        ((), ()),
+        ((4,), (0,), tensors[:4]),
+        ((4,), (0,), tensors, (4,)),
+    ):
+        with pytest.raises(ValueError, match="do not fit together"):
+            run(*wrong)
+    others = (a.double(), a.t().contiguous().t(), a.to("meta"), torch.nn.Parameter(a))
+    assert not any(run((4,), (0,), (*tensors[:3], other, tensors[4])) for other in others)
