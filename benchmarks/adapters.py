@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AutoModel
 
 from hf_mtl import MultiTaskModel, TextClassification
+from hf_mtl.adapters import native
 from hf_mtl.bundled import locate_backbone
 
 BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -196,6 +197,7 @@ def main() -> None:
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    print(f"torch {torch.__version__}, adapters' products by {native.instructions() or 'torch'}")
     for part in given.parts or parts:
         if part == "forward":
             forward(given.tasks, given.rank, given.turns)

@@ -147,7 +147,8 @@ def test_second_derivatives_and_batches_of_gradients(monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own use, and the test's
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # of vmap
 def test_they_stay_out_where_something_follows_torchs_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = layer(), torch.randn(8, 12)
     called, route = count_calls(monkeypatch), route_of(INDICES["in any order"])
