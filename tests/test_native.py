@@ -212,5 +212,5 @@ def test_what_is_passed_is_checked_before_memory_is_touched() -> None:
     ):
         with pytest.raises(ValueError, match="do not fit together"):
             run(*wrong)
-    others = (a.double(), a.t().contiguous().t(), a.to("meta"), torch.nn.Parameter(a))
+    others = (a.double(), a.t().contiguous().t(), a.to("meta"), a[:1].contiguous(), torch.nn.Parameter(a))
     assert not any(run((4,), (0,), (*tensors[:3], other, tensors[4])) for other in others)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["base_product", "common_input", "has_common"]
+__all__ = ["base_product", "common_input", "has_common", "is_plain"]
 
 # "input" -> what the layer was given first, and `_state` of it then; base layer -> its product with that.
 _KEPT: ContextVar[dict[Any, Any] | None] = ContextVar("hf_mtl_common_input", default=None)
@@ -75,3 +75,17 @@ def base_product(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if layer not in kept:
         kept[layer] = layer(x)
     return kept[layer].clone()
+
+
+def is_plain(base: nn.Linear, x: torch.Tensor) -> bool:
+    """Whether a linear layer is nothing but its product, and torch's own steps may be left out."""
+    weight: Any = base._parameters.get("weight")
+    return (
+        type(weight) in (nn.Parameter, torch.Tensor)  # quantised ones may know no other products
+        and weight.dtype == x.dtype
+        and not (base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__)
+        and not (base._backward_hooks or base._backward_pre_hooks)
+        and not torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type)
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()  # torch.func.grad and the like: by autograd's own steps
+    )

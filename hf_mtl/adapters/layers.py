@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from peft.tuners.lora import Linear
 from torch import nn
 
-from .base_products import base_product, has_common
+from .base_products import base_product, has_common, is_plain
 from .composing import ALL, Composition
 from .folding import folds, linear_with_folded
 from .low_rank import LinearWithLowRank, add_low_rank
@@ -221,7 +221,7 @@ class RoutedLinear(Linear, RoutedLayer):
     def _at_once(self, alike: Together, route: Route, x: torch.Tensor) -> torch.Tensor | None:
         """Base and adapters as one step; None: steps of their own are needed, or better."""
         base: Any = self._modules["base_layer"]
-        if type(base) is not nn.Linear or not _is_plain(base, x) or alike.drops():
+        if type(base) is not nn.Linear or not is_plain(base, x) or alike.drops():
             return None
         learns, one = torch.is_grad_enabled(), route.index is None
         if not learns and (has_common(x) or (instructions() is None and not (one and folds(x, base)))):
@@ -284,20 +284,6 @@ def _filled_up(weight: torch.Tensor, size: int, dim: int) -> torch.Tensor:
     """The weight itself, or with zeros behind it: rows (`dim` 0) or columns (1)."""
     more = size - weight.shape[dim]
     return F.pad(weight, (0, more) if dim else (0, 0, 0, more)) if more else weight
-
-
-def _is_plain(base: nn.Linear, x: torch.Tensor) -> bool:
-    """Whether a linear layer is nothing but its product, and torch's own steps may be left out."""
-    weight: Any = base._parameters.get("weight")
-    return (
-        type(weight) in (nn.Parameter, torch.Tensor)  # quantised ones may know no other products
-        and weight.dtype == x.dtype
-        and not (base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__)
-        and not (base._backward_hooks or base._backward_pre_hooks)
-        and not torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type)
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()  # torch.func.grad and the like: by autograd's own steps
-    )
 
 
 def _in_a_group() -> bool:

@@ -164,7 +164,7 @@ static void of_up(const Products *p, const float *dy, float *d_up, size_t from, 
 /* ---- Python ---- */
 
 /* Attributes of tensors, made once: to make them for each tensor would take as long as to read them. */
-static PyObject *DTYPE, *IS_CPU, *IS_CONTIGUOUS, *DATA_PTR;
+static PyObject *DTYPE, *IS_CPU, *IS_CONTIGUOUS, *NUMEL, *DATA_PTR;
 
 /* 1: the tensor has this attribute, or gives it when it is called; 0: another one; -1: an error. */
 static int gives(PyObject *tensor, PyObject *name, int call, PyObject *expected) {
@@ -174,27 +174,32 @@ static int gives(PyObject *tensor, PyObject *name, int call, PyObject *expected)
   return found == expected; /* compared, not read: what is expected is held elsewhere */
 }
 
-/* Where the tensors are. 1: all are of these kinds and this dtype, in a processor's memory, without gaps; 0: one is
- * not; -1: an error. */
-static int places_of(PyObject *tensors, PyObject *kinds, PyObject *dtype, float **places) {
+/* What a method of a tensor without arguments gives, a number; 0 with an error set where there is none. */
+static unsigned long long asked(PyObject *tensor, PyObject *name) {
+  PyObject *found = PyObject_CallMethodObjArgs(tensor, name, NULL);
+  unsigned long long number = found ? PyLong_AsUnsignedLongLong(found) : 0;
+  Py_XDECREF(found);
+  return number;
+}
+
+/* Where the tensors are, of which each has so many numbers. 1: all are of these kinds and this dtype, in a processor's
+ * memory, without gaps, and of their size; 0: one is not; -1: an error. */
+static int places_of(PyObject *tensors, const size_t *counts, PyObject *kinds, PyObject *dtype, float **places) {
   for (Py_ssize_t i = 0; i < PyTuple_Size(tensors); i++) {
-    PyObject *tensor = PyTuple_GetItem(tensors, i), *address = NULL;
+    PyObject *tensor = PyTuple_GetItem(tensors, i);
     int fits = 0;
     for (Py_ssize_t k = 0; k < PyTuple_Size(kinds); k++) fits |= (PyObject *)Py_TYPE(tensor) == PyTuple_GetItem(kinds, k);
     if (fits == 1) fits = gives(tensor, DTYPE, 0, dtype);
     if (fits == 1) fits = gives(tensor, IS_CPU, 0, Py_True);
     if (fits == 1) fits = gives(tensor, IS_CONTIGUOUS, 1, Py_True);
-    if (fits == 1) address = PyObject_CallMethodObjArgs(tensor, DATA_PTR, NULL);
-    if (address) {
-      places[i] = (float *)(uintptr_t)PyLong_AsUnsignedLongLong(address);
-      Py_DECREF(address);
-    }
+    if (fits == 1) fits = asked(tensor, NUMEL) == counts[i];
+    if (fits == 1) places[i] = (float *)(uintptr_t)asked(tensor, DATA_PTR);
     if (PyErr_Occurred()) {
       if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) return -1;
       PyErr_Clear(); /* a tensor without memory of its own, as those that vmap makes */
       return 0;
     }
-    if (!address) return 0;
+    if (fits != 1) return 0;
   }
   return 1;
 }
@@ -207,9 +212,11 @@ static int as_sizes(PyObject *tuple, size_t *out) {
   return 1;
 }
 
-/* Of (tensors, kinds, dtype, sizes, scales, ends, tasks): `fixed` tensors, A of each task, B of each, and perhaps one
- * more. All addresses are at `places`, where all the memory that is to be freed begins. 1, 0 or -1 as above. */
-static int read_products(Products *p, size_t fixed, PyObject *args, float ***places) {
+/* Of (tensors, kinds, dtype, sizes, scales, ends, tasks), where tensors are x, the output or its gradient, the states, A of
+ * each task, B of each, and perhaps one more: the bias, or the gradient of x. All addresses are at `places`, where all the
+ * memory that is to be freed begins. 1, 0 or -1 as above. */
+static int read_products(Products *p, int backwards, PyObject *args, float ***places) {
+  enum { FIXED = 3 };
   PyObject *tensors, *kinds, *dtype, *sizes, *scales, *ends, *tasks;
   size_t given[4];
   *places = NULL;
@@ -221,15 +228,15 @@ static int read_products(Products *p, size_t fixed, PyObject *args, float ***pla
   memset(p, 0, sizeof *p);
   p->number = (size_t)PyTuple_Size(scales), p->runs = (size_t)PyTuple_Size(ends);
   int fits = PyTuple_Size(sizes) == 4 && as_sizes(sizes, given) && (size_t)PyTuple_Size(tasks) == p->runs && p->runs > 0 &&
-             (count == fixed + 2 * p->number || count == fixed + 2 * p->number + 1);
+             (count == FIXED + 2 * p->number || count == FIXED + 2 * p->number + 1);
   if (fits) {
-    *places = calloc(count + 1 + 2 * p->runs + p->number, sizeof(float *));
+    *places = calloc(2 * (count + 1) + 2 * p->runs + p->number, sizeof(float *));
     if (!*places) {
       PyErr_NoMemory();
       return -1;
     }
     p->tokens = given[0], p->in = given[1], p->out = given[2], p->rank = given[3];
-    p->ends = (size_t *)(*places + count + 1), p->tasks = p->ends + p->runs;
+    p->ends = (size_t *)(*places + 2 * (count + 1)), p->tasks = p->ends + p->runs;
     p->scales = (float *)(p->tasks + p->runs);
     fits = as_sizes(ends, p->ends) && as_sizes(tasks, p->tasks);
   }
@@ -247,9 +254,15 @@ static int read_products(Products *p, size_t fixed, PyObject *args, float ***pla
     return -1;
   }
   p->each = p->tokens / before;
-  fits = places_of(tensors, kinds, dtype, *places);
+  size_t *counts = (size_t *)(*places + count + 1);
+  counts[0] = p->tokens * p->in, counts[1] = p->tokens * p->out, counts[2] = p->tokens * p->rank;
+  for (size_t i = 0; i < p->number; i++) {
+    counts[FIXED + i] = p->rank * p->in, counts[FIXED + p->number + i] = p->out * p->rank;
+  }
+  counts[FIXED + 2 * p->number] = backwards ? p->tokens * p->in : p->out;
+  fits = places_of(tensors, counts, kinds, dtype, *places);
   p->x = (*places)[0], p->states = (*places)[2];
-  p->down = (const float **)(*places + fixed), p->up = p->down + p->number;
+  p->down = (const float **)(*places + FIXED), p->up = p->down + p->number;
   return fits;
 }
 
@@ -266,7 +279,7 @@ static PyObject *forward(PyObject *module, PyObject *args) {
   Products p;
   (void)module;
   if (!PyArg_ParseTuple(args, "iO!", &threads, &PyTuple_Type, &what)) return NULL;
-  int fits = read_products(&p, 3, what, &places);
+  int fits = read_products(&p, 0, what, &places);
   if (fits != 1) return done(fits, places);
   size_t own = p.out * p.rank + BLOCK * p.rank;
   float *buffers = malloc((size_t)threads * own * sizeof(float));
@@ -295,7 +308,7 @@ static PyObject *backward(PyObject *module, PyObject *args) {
   Products p;
   (void)module;
   if (!PyArg_ParseTuple(args, "iKKO!", &threads, &at_down, &at_up, &PyTuple_Type, &what)) return NULL;
-  int fits = read_products(&p, 3, what, &places);
+  int fits = read_products(&p, 1, what, &places);
   if (fits != 1) return done(fits, places);
   const float *above = places[1];
   float *dx = places[3 + 2 * p.number]; /* NULL where there is none */
@@ -360,5 +373,6 @@ static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_low_rank", NULL, -1
 PyMODINIT_FUNC PyInit__low_rank(void) {
   DTYPE = PyUnicode_InternFromString("dtype"), IS_CPU = PyUnicode_InternFromString("is_cpu");
   IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous"), DATA_PTR = PyUnicode_InternFromString("data_ptr");
-  return DTYPE && IS_CPU && IS_CONTIGUOUS && DATA_PTR ? PyModule_Create(&MODULE) : NULL;
+  NUMEL = PyUnicode_InternFromString("numel");
+  return DTYPE && IS_CPU && IS_CONTIGUOUS && NUMEL && DATA_PTR ? PyModule_Create(&MODULE) : NULL;
 }
