@@ -242,8 +242,8 @@ class ForwardMixin(WritingMixin):
         chosen = [rows for rows in asked.values() if rows is not None]
         if not chosen:  # every row is each task's
             if not names or not reads_alike(self.config):
-                trunk, above = (self._trunk(), self._layer_above()) if len(names) > 1 else ([], None)
-                with computed_once(trunk), common_input(above):
+                # Of one task as well: a task's answers are the same to the bit, whichever others are asked beside it.
+                with computed_once(self._trunk() if len(names) > 1 else []), common_input(self._layer_above()):
                     return {name: (self.encode([name], mask, **inputs), mask) for name in names}
             return dict.fromkeys(names, (self.encode(names, mask, **inputs), mask))
         if not reads_alike(self.config) and not rows_come_first(self.config.text_config):

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_adapters import INDICES, by_row, layer, model_of, route_of, texts
+from test_adapters import INDICES, NAMES, by_row, layer, model_of, route_of, texts
+from torch import nn
 from torch.autograd import forward_ad
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_mtl.adapters import Route, native, use_route
@@ -173,12 +176,81 @@ def test_weights_that_move_between_batches_are_found(tmp_path: Any) -> None:
         module(x)
         for name in ("a", "c"):
             module.lora_A[name].weight.data = torch.randn(3, 12)
-            module.lora_B[name].weight = torch.nn.Parameter(torch.randn(3, 20).t())  # with gaps
-        module.lora_A["b"] = torch.nn.Linear(12, 3, bias=False)
+            module.lora_B[name].weight = nn.Parameter(torch.randn(3, 20).t())  # with gaps
+        module.lora_A["b"] = nn.Linear(12, 3, bias=False)
         copied = copy.deepcopy(module)
         copied.lora_A["d"].weight.mul_(2)
         for each in (module, copied):
             torch.testing.assert_close(each(x), by_row(each, x, index), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["every B", "one A", "one A, turned", "base layer", "input"])
+def test_other_shapes_are_torchs_errors(what: str) -> None:
+    module, x, index = layer(), torch.randn(8, 5, 12), [0, 0, 1, 1, 2, 2, 3, 3]
+    if what == "every B":
+        for held in module.lora_B.values():
+            held.weight = nn.Parameter(held.weight[:, :1].clone())
+    elif what == "one A":
+        module.lora_A["b"].weight = nn.Parameter(torch.randn(2, 12))
+    elif what == "one A, turned":
+        module.lora_A["b"].weight = nn.Parameter(torch.randn(12, 3))
+    elif what == "base layer":
+        module.base_layer = nn.Linear(12, 4000)
+    else:
+        x = torch.randn(8, 5, 4800)
+    for learns in (False, True):
+        with (
+            use_route(route_of(index)),
+            torch.set_grad_enabled(learns),
+            pytest.raises(RuntimeError, match=r"size|shape"),
+        ):
+            module(x)
+
+
+def test_a_bias_of_one_number_is_every_outputs() -> None:
+    module, x, index = layer(), torch.randn(8, 5, 12), INDICES["in any order"]
+    module.base_layer.bias = nn.Parameter(torch.ones(1))
+    with use_route(route_of(index)), torch.no_grad():
+        torch.testing.assert_close(module(x), by_row(module, x, index), atol=1e-5, rtol=1e-5)
+
+
+def test_tensors_that_differ_from_their_memory() -> None:
+    module, x, index = layer(), torch.randn(8, 5, 12), INDICES["in any order"]
+    with use_route(route_of(index)):
+        torch.testing.assert_close(module(torch._neg_view(x)), by_row(module, -x, index), atol=1e-5, rtol=1e-5)
+        y = module(x)
+    y.backward(torch._efficientzerotensor(y.shape))
+    assert all(p.grad is not None and not p.grad.any() for p in module.lora_A.parameters())
+
+
+def test_a_batch_without_rows_has_no_answers() -> None:
+    module = layer()
+    for route in (Route(NAMES[:2], torch.zeros(0, dtype=torch.long)), Route(NAMES[:1])):
+        for learns in (False, True):
+            with use_route(route), torch.set_grad_enabled(learns):
+                assert module(torch.randn(0, 5, 12)).shape == (0, 5, 20)
+
+
+def test_a_layer_that_has_answered_can_be_pickled() -> None:
+    module, x = layer(), torch.randn(8, 5, 12)
+    with torch.no_grad():
+        for index in ([0] * 8, INDICES["in any order"]):
+            with use_route(route_of(index)):
+                expected, found = module(x), pickle.loads(pickle.dumps(module))(x)
+            assert torch.equal(found, expected)
+
+
+def test_what_is_changed_after_an_answer_is_seen() -> None:
+    module, x, index = layer().train(), torch.randn(8, 5, 12), INDICES["in any order"]
+    with use_route(route_of(index)):
+        module(x)
+        parametrize.register_parametrization(module.lora_A["a"], "weight", nn.Softplus())
+        torch.testing.assert_close(module(x), by_row(module, x, index), atol=1e-5, rtol=1e-5)
+        for name in NAMES:
+            module.lora_dropout[name] = nn.Dropout(0.9)
+        assert not torch.equal(module(x), module(x))
+        module.eval().scaling = dict.fromkeys(NAMES, 2)
+        torch.testing.assert_close(module(x), by_row(module, x, index), atol=1e-5, rtol=1e-5)
 
 
 def test_other_instructions_are_named_in_the_error() -> None:
@@ -212,5 +284,6 @@ def test_what_is_passed_is_checked_before_memory_is_touched() -> None:
     ):
         with pytest.raises(ValueError, match="do not fit together"):
             run(*wrong)
-    others = (a.double(), a.t().contiguous().t(), a.to("meta"), a[:1].contiguous(), torch.nn.Parameter(a))
+    assert not run((4,), (0,), (*tensors[:3], a.view(8, 2), tensors[4]))
+    others = (a.double(), a.t().contiguous().t(), a.to("meta"), a[:1].contiguous(), nn.Parameter(a))
     assert not any(run((4,), (0,), (*tensors[:3], other, tensors[4])) for other in others)

@@ -165,9 +165,7 @@ class RoutedLinear(Linear, RoutedLayer):
             if len(found) == _MOST_KNOWN:  # of many tasks each batch may have others
                 found.clear()
             held = [*dict.fromkeys(map(self._held, names))] if all(map(self.has, names)) else []
-            found[names] = (
-                Together(names, [*map(self._held, names)], self.lora_dropout) if held and self._compare(held) else None
-            )
+            found[names] = Together(names, [*map(self._held, names)]) if held and self._compare(held) else None
         return found[names]
 
     def _compare(self, held: Sequence[str]) -> bool:
@@ -221,7 +219,7 @@ class RoutedLinear(Linear, RoutedLayer):
     def _at_once(self, alike: Together, route: Route, x: torch.Tensor) -> torch.Tensor | None:
         """Base and adapters as one step; None: steps of their own are needed, or better."""
         base: Any = self._modules["base_layer"]
-        if type(base) is not nn.Linear or not is_plain(base, x) or alike.drops():
+        if type(base) is not nn.Linear or not is_plain(base, x) or alike.drops(self.lora_dropout):
             return None
         learns, one = torch.is_grad_enabled(), route.index is None
         if not learns and (has_common(x) or (instructions() is None and not (one and folds(x, base)))):

@@ -45,7 +45,8 @@ def use_instructions(name: str | None = "best") -> None:
     if _low_rank is None:
         raise RuntimeError(
             "The compiled products of adapters are not there: hf_mtl was installed without a C compiler (gcc or clang, "
-            "with OpenMP), or not on x86-64 Linux. Install it again where there is one."
+            "with OpenMP), or not on x86-64 Linux. Where there is one, install it again with `pip install "
+            "--no-cache-dir --force-reinstall --no-deps`."
         )
     found = _low_rank.use(None if name == "best" else name)
     if found is None and name != "best":
@@ -82,18 +83,13 @@ def linear_with_low_rank(
     """`W x + b + s B(t) A(t) x` of `x [batch, ..., in]`, and the states `A(t) x [tokens, r]`; None: it cannot."""
     if not _suits(x):
         return None
-    tokens = x.view(-1, x.shape[-1])
-    if bias is None:
-        result = tokens @ weight.t()
-        states = _forward(result, tokens, None, route, down, up, scale)
-    else:
-        # The adapters' part first: what would begin with the bias begins with both, and the wide product adds to it.
-        result = x.new_empty(len(tokens), len(weight))
-        states = _forward(result, tokens, bias, route, down, up, scale)
-        if states is not None:
-            result.addmm_(tokens, weight.t())
+    # The adapters' part first: what would begin with the bias begins with both, and the wide product adds to it.
+    tokens, base = x.view(-1, x.shape[-1]), x.new_zeros(len(weight)) if bias is None else bias
+    result = x.new_empty(len(tokens), len(weight))
+    states = _forward(result, tokens, base, route, down, up, scale)
     if states is None:
         return None
+    result.addmm_(tokens, weight.t())
     # A view would be one of autograd's where this is a step of it, which may not be changed in its own memory.
     return result if x.dim() == 2 else result.view(*x.shape[:-1], len(weight)), states
 
@@ -120,7 +116,7 @@ def gradients(
     Returns:
         None: it cannot, and has done nothing.
     """
-    if not _suits(x):
+    if not _suits(x) or above.is_neg():
         return None
     d_down = x.new_zeros(len(down), *down[0].shape) if learns[0] else None
     d_up = x.new_empty(len(up), *up[0].shape) if learns[1] else None
@@ -140,8 +136,11 @@ def _suits(x: torch.Tensor) -> bool:
     """
     return (
         _instructions is not None
+        and x.is_cpu
         and x.dtype == torch.float32
         and x.is_contiguous()
+        and x.numel() > 0
+        and not x.is_neg()  # another sign than in its memory
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
@@ -171,5 +170,5 @@ def _products(tensors: tuple[torch.Tensor, ...], route: Route, number: int, scal
     """What both directions are told: x, the output or its gradient, the states, A of each task, B of each."""
     x, y, states = tensors[:3]
     sizes = (len(states), x.shape[-1], y.shape[-1], states.shape[1])
-    scales = (scale,) * number if isinstance(scale, float) else tuple(scale.flatten().tolist())
+    scales = tuple(scale.flatten().tolist()) if isinstance(scale, torch.Tensor) else (scale,) * number
     return tensors, _PLAIN, torch.float32, sizes, scales, *route.runs

@@ -1,6 +1,7 @@
 """Tasks whose adapters in a layer can be one product: what the layer looks up once of them, and not for each batch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -16,40 +17,37 @@ class Together:
     Args:
         names: the tasks.
         held: under which of peft's names the rank, scale and dropout of each are.
-        dropouts: peft's, of the layer.
     """
 
-    def __init__(self, names: Sequence[str], held: Sequence[str], dropouts: nn.ModuleDict):
-        dropout = dropouts[held[0]]
-        self._dropout = dropout if isinstance(dropout, nn.Dropout) else None
-        self._pick = itemgetter(*names) if len(names) > 1 else _one(names[0])
-        self._pick_held = itemgetter(*held) if len(held) > 1 else _one(held[0])
-        self._found: list[tuple[Any, list[dict[str, Any]]]] = [((), []), ((), [])]
+    def __init__(self, names: Sequence[str], held: Sequence[str]):
+        self._first = held[0]
+        self._pick, self._pick_held = _picking(names), _picking(held)
 
-    def drops(self) -> bool:
-        """Whether dropout changes what the adapters are given."""
-        return self._dropout is not None and self._dropout.training and self._dropout.p > 0
+    def drops(self, dropouts: nn.Module) -> bool:
+        """Whether dropout, as it is now in peft's `lora_dropout`, changes what the adapters are given."""
+        dropout = dropouts._modules[self._first]
+        return isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0
 
     def of(self, values: Mapping[str, Any]) -> Sequence[Any]:
         """The value of each task, of those that peft holds by name."""
         return self._pick_held(values)
 
     def weights(self, downs: nn.Module, ups: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """A and B of each task, as they are now in peft's `lora_A` and `lora_B`.
+        """A and B of each task, as they are now in peft's `lora_A` and `lora_B`."""
+        return self._weights(downs._modules), self._weights(ups._modules)
 
-        With many tasks the way to the parameters, over modules and their dicts, takes as long as the products of a few
-        words. Where the modules are those of the last time, so are their dicts.
-        """
-        return self._weights(0, downs._modules), self._weights(1, ups._modules)
-
-    def _weights(self, kind: int, modules: Any) -> list[torch.Tensor]:
-        found, (known, places) = self._pick(modules), self._found[kind]
-        if found != known:
-            places = [module._parameters for module in found]
-            self._found[kind] = found, places
-        return [parameters["weight"] for parameters in places]
+    def _weights(self, modules: Mapping[str, Any]) -> list[torch.Tensor]:
+        found = self._pick(modules)
+        try:  # by the dicts: with many tasks the way over the attributes takes as long as the products of a few words
+            return [module._parameters["weight"] for module in found]
+        except KeyError:  # computed, as torch's parametrizations do
+            return [module.weight for module in found]
 
 
-def _one(name: str) -> Callable[[Any], tuple[Any]]:
-    """`itemgetter` of a single item gives it bare."""
-    return lambda values: (values[name],)
+def _picking(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """What gives the items of these names; `itemgetter` gives a single one bare."""
+    return itemgetter(*names) if len(names) > 1 else partial(_one, names[0])
+
+
+def _one(name: str, values: Mapping[str, Any]) -> tuple[Any]:
+    return (values[name],)

@@ -31,7 +31,15 @@ def layer_above(part: nn.Module, count: int) -> nn.Module | None:
 
 
 def _has_adapters(layer: nn.Module) -> bool:
-    return any(isinstance(m, RoutedLayer) for m in layer.modules())
+    return any(isinstance(m, RoutedLayer) for m in _outside_adapters(layer))
+
+
+def _outside_adapters(part: nn.Module) -> Iterator[nn.Module]:
+    """The modules, but for what layers with adapters hold: of many tasks those are thousands."""
+    yield part
+    if not isinstance(part, RoutedLayer):
+        for child in part.children():
+            yield from _outside_adapters(child)
 
 
 def _layers_of_adapters(part: nn.Module, count: int) -> Sequence[nn.Module]:
@@ -39,8 +47,8 @@ def _layers_of_adapters(part: nn.Module, count: int) -> Sequence[nn.Module]:
     found = stack_of(part, count)
     if found is None:
         return []
-    inside = {id(m) for m in found[1].modules()}
-    if any(isinstance(m, RoutedLayer) and id(m) not in inside for m in part.modules()):
+    inside = {id(m) for m in _outside_adapters(found[1])}
+    if any(isinstance(m, RoutedLayer) and id(m) not in inside for m in _outside_adapters(part)):
         return []
     return list(found[1])
 

@@ -8,7 +8,6 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -182,9 +181,13 @@ static unsigned long long asked(PyObject *tensor, PyObject *name) {
   return number;
 }
 
-/* Where the tensors are, of which each has so many numbers. 1: all are of these kinds and this dtype, in a processor's
- * memory, without gaps, and of their size; 0: one is not; -1: an error. */
-static int places_of(PyObject *tensors, const size_t *counts, PyObject *kinds, PyObject *dtype, float **places) {
+typedef struct {
+  size_t rows, numbers; /* rows 0: any */
+} Shape;
+
+/* Where the tensors are. 1: all are of these shapes, kinds and dtype, in a processor's memory, without gaps; 0: one is
+ * not; -1: an error. */
+static int places_of(PyObject *tensors, const Shape *shapes, PyObject *kinds, PyObject *dtype, float **places) {
   for (Py_ssize_t i = 0; i < PyTuple_Size(tensors); i++) {
     PyObject *tensor = PyTuple_GetItem(tensors, i);
     int fits = 0;
@@ -192,14 +195,15 @@ static int places_of(PyObject *tensors, const size_t *counts, PyObject *kinds, P
     if (fits == 1) fits = gives(tensor, DTYPE, 0, dtype);
     if (fits == 1) fits = gives(tensor, IS_CPU, 0, Py_True);
     if (fits == 1) fits = gives(tensor, IS_CONTIGUOUS, 1, Py_True);
-    if (fits == 1) fits = asked(tensor, NUMEL) == counts[i];
+    if (fits == 1) fits = asked(tensor, NUMEL) == shapes[i].numbers;
+    if (fits == 1 && shapes[i].rows) fits = (size_t)PyObject_Size(tensor) == shapes[i].rows;
     if (fits == 1) places[i] = (float *)(uintptr_t)asked(tensor, DATA_PTR);
-    if (PyErr_Occurred()) {
-      if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) return -1;
-      PyErr_Clear(); /* a tensor without memory of its own, as those that vmap makes */
+    if (PyErr_Occurred()) { /* a tensor of one number, or without memory of its own, as those that vmap makes */
+      if (!PyErr_ExceptionMatches(PyExc_RuntimeError) && !PyErr_ExceptionMatches(PyExc_TypeError)) return -1;
+      PyErr_Clear();
       return 0;
     }
-    if (fits != 1) return 0;
+    if (fits != 1 || !places[i]) return 0;
   }
   return 1;
 }
@@ -220,6 +224,10 @@ static int read_products(Products *p, int backwards, PyObject *args, float ***pl
   PyObject *tensors, *kinds, *dtype, *sizes, *scales, *ends, *tasks;
   size_t given[4];
   *places = NULL;
+  if (!kernels) {
+    PyErr_SetString(PyExc_RuntimeError, "no instructions are chosen");
+    return -1;
+  }
   if (!PyArg_ParseTuple(args, "O!O!OO!O!O!O!", &PyTuple_Type, &tensors, &PyTuple_Type, &kinds, &dtype, &PyTuple_Type, &sizes,
                         &PyTuple_Type, &scales, &PyTuple_Type, &ends, &PyTuple_Type, &tasks)) {
     return -1;
@@ -230,13 +238,13 @@ static int read_products(Products *p, int backwards, PyObject *args, float ***pl
   int fits = PyTuple_Size(sizes) == 4 && as_sizes(sizes, given) && (size_t)PyTuple_Size(tasks) == p->runs && p->runs > 0 &&
              (count == FIXED + 2 * p->number || count == FIXED + 2 * p->number + 1);
   if (fits) {
-    *places = calloc(2 * (count + 1) + 2 * p->runs + p->number, sizeof(float *));
+    *places = calloc(3 * (count + 1) + 2 * p->runs + p->number, sizeof(float *));
     if (!*places) {
       PyErr_NoMemory();
       return -1;
     }
     p->tokens = given[0], p->in = given[1], p->out = given[2], p->rank = given[3];
-    p->ends = (size_t *)(*places + 2 * (count + 1)), p->tasks = p->ends + p->runs;
+    p->ends = (size_t *)(*places + 3 * (count + 1)), p->tasks = p->ends + p->runs;
     p->scales = (float *)(p->tasks + p->runs);
     fits = as_sizes(ends, p->ends) && as_sizes(tasks, p->tasks);
   }
@@ -254,13 +262,15 @@ static int read_products(Products *p, int backwards, PyObject *args, float ***pl
     return -1;
   }
   p->each = p->tokens / before;
-  size_t *counts = (size_t *)(*places + count + 1);
-  counts[0] = p->tokens * p->in, counts[1] = p->tokens * p->out, counts[2] = p->tokens * p->rank;
+  Shape *shapes = (Shape *)(*places + count + 1);
+  shapes[0] = (Shape){0, p->tokens * p->in}, shapes[1] = (Shape){0, p->tokens * p->out};
+  shapes[2] = (Shape){p->tokens, p->tokens * p->rank};
   for (size_t i = 0; i < p->number; i++) {
-    counts[FIXED + i] = p->rank * p->in, counts[FIXED + p->number + i] = p->out * p->rank;
+    shapes[FIXED + i] = (Shape){p->rank, p->rank * p->in};
+    shapes[FIXED + p->number + i] = (Shape){p->out, p->out * p->rank};
   }
-  counts[FIXED + 2 * p->number] = backwards ? p->tokens * p->in : p->out;
-  fits = places_of(tensors, counts, kinds, dtype, *places);
+  shapes[FIXED + 2 * p->number] = backwards ? (Shape){p->tokens, p->tokens * p->in} : (Shape){p->out, p->out};
+  fits = places_of(tensors, shapes, kinds, dtype, *places);
   p->x = (*places)[0], p->states = (*places)[2];
   p->down = (const float **)(*places + FIXED), p->up = p->down + p->number;
   return fits;
@@ -356,15 +366,15 @@ static PyObject *use(PyObject *module, PyObject *args) {
   }
   avx512 = avx512 && (!name || !strcmp(name, "avx512"));
   avx2 = avx2 && (!name || !strcmp(name, "avx2"));
-  kernels = avx512 ? &OF_AVX512 : avx2 ? &OF_AVX2 : NULL;
-  if (!kernels) Py_RETURN_NONE;
+  if (!avx512 && !avx2) Py_RETURN_NONE;
+  kernels = avx512 ? &OF_AVX512 : &OF_AVX2;
   return PyUnicode_FromString(avx512 ? "avx512" : "avx2");
 }
 
 static PyMethodDef METHODS[] = {
     {"forward", forward, METH_VARARGS, "Adds the low-rank products to y; see native.py."},
     {"backward", backward, METH_VARARGS, "Adds to the gradient of x, fills those of A and B; see native.py."},
-    {"use", use, METH_VARARGS, "Chooses instructions, the best or the named; returns which, None: this processor has none."},
+    {"use", use, METH_VARARGS, "Chooses instructions, the best or the named; returns which, None: this processor has not these."},
     {NULL, NULL, 0, NULL},
 };
 
