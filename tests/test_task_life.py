@@ -39,6 +39,22 @@ def test_a_renamed_task_answers_bit_for_bit_as_before(adapters: Any, tiny_backbo
     assert all(torch.allclose(after[name], again[name], atol=1e-6) for name in after)
 
 
+@pytest.mark.parametrize("rows", [2, 150], ids=["few words", "as many as are folded for one task"])
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_task_answers_bit_for_bit_alone_and_beside_others(kind: str, rows: int, tiny_backbone: Any) -> None:
+    model = MultiTaskModel.from_backbone(tiny_backbone(kind), [MOOD], adapters=LORA).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    texts = batch(model)
+    inputs = {k: v[:1].expand(rows, -1) for k, v in texts.items()}
+    alone = logits(model, inputs)["mood"]
+    model.add_task(TextClassification(name="topic", labels=("sport", "war")))
+    together, asked = logits(model, inputs), logits(model, inputs, tasks=["mood"])
+    assert torch.equal(together["mood"], alone) and torch.equal(asked["mood"], alone)
+
+
 def test_after_a_renaming_tasks_still_learn_come_and_go(tiny_backbone: Any) -> None:
     model = build(tiny_backbone("t5"), LORA)
     model.rename_task("topic", "subject")
