@@ -19,13 +19,11 @@ typedef float NAME(anywhere) __attribute__((vector_size(4 * LANES), aligned(4), 
 #if LANES == 16
 #define EVEN(a, b) SHUFFLE(NAME(ivec), a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
 #define ODD(a, b) SHUFFLE(NAME(ivec), a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)
+#define FIRST(a, b) SHUFFLE(NAME(ivec), a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define SECOND(a, b) SHUFFLE(NAME(ivec), a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
 #else
 #define EVEN(a, b) SHUFFLE(NAME(ivec), a, b, 0, 2, 4, 6, 8, 10, 12, 14)
 #define ODD(a, b) SHUFFLE(NAME(ivec), a, b, 1, 3, 5, 7, 9, 11, 13, 15)
-#endif
-#if LANES == 16
-#define FIRST(a, b) SHUFFLE(NAME(ivec), a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define SECOND(a, b) SHUFFLE(NAME(ivec), a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
 #endif
 #define PAIRS(a, b) (EVEN(a, b) + ODD(a, b))
 
