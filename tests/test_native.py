@@ -86,7 +86,8 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     called: list[str] = []
 
     class Counting:
-        use = staticmethod(native._low_rank.use)
+        use, product = staticmethod(native._low_rank.use), staticmethod(native._low_rank.product)
+        of_amd = staticmethod(native._low_rank.of_amd)
 
         @staticmethod
         def forward(*args: Any) -> Any:

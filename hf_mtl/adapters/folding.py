@@ -5,8 +5,9 @@ says, and one of them adds to a tensor as large as the layer's output. To fold c
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from .native import linear
 
 __all__ = ["folds", "linear_with_folded"]
 
@@ -36,4 +37,4 @@ def linear_with_folded(
     scale: float,
 ) -> torch.Tensor:
     """`(W + s B A) x + b`."""
-    return F.linear(x, torch.addmm(weight, up, down, alpha=scale), bias)
+    return linear(x, torch.addmm(weight, up, down, alpha=scale), bias)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .native import Scale, add_low_rank_, gradients, linear_with_low_rank
+from .native import Scale, add_low_rank_, gradients, linear_with_low_rank, product
 from .routing import Route
 from .stacking import weights_for
 
@@ -126,12 +126,13 @@ def _gradients(
     route, number, learns = ctx.route, ctx.number, ctx.needs_input_grad
     down, up = rest[:number], rest[number : 2 * number]
     states: Sequence[Any] = rest[2 * number :]
-    d_x = gradient @ weight if learns[0] else None
-    d_weight = gradient.t() @ x if learns[1] else None
-    d_bias = gradient.sum(0) if learns[2] else None
     # A batch of gradients (`is_grads_batched`, vmap) may not be added to a single one, and in place only one by one.
     many = any(of_low is not None for of_low in of_states) or torch.func.debug_unwrap(gradient) is not gradient
-    if ctx.native and not many and not torch.is_grad_enabled():
+    compiled = ctx.native and not many and not torch.is_grad_enabled()
+    d_x = (product(gradient, weight, turned=True) if compiled else gradient @ weight) if learns[0] else None
+    d_weight = gradient.t() @ x if learns[1] else None
+    d_bias = gradient.sum(0) if learns[2] else None
+    if compiled:
         adapters_learn = any(learns[5 : 5 + number]), any(learns[5 + number :])
         found = gradients(x, gradient.contiguous(), states[0], d_x, route, down, up, ctx.scale, adapters_learn)
         if found is not None:

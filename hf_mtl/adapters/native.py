@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.autograd import forward_ad
 
@@ -20,27 +21,42 @@ try:
 except ImportError:
     _low_rank = None
 
-__all__ = ["Scale", "add_low_rank_", "gradients", "instructions", "linear_with_low_rank", "use_instructions"]
+__all__ = [
+    "Scale",
+    "add_low_rank_",
+    "gradients",
+    "instructions",
+    "linear",
+    "linear_with_low_rank",
+    "product",
+    "use_instructions",
+    "wide_products",
+]
 
 Scale = float | torch.Tensor  # of all tasks, or [tasks, 1, 1]
 Weights = Sequence[torch.Tensor]  # of each task
 
 _PLAIN = (torch.Tensor, nn.Parameter)
 
+# With fewer tokens torch's wide products take as long, or less.
+FROM_TOKENS = 32
 
-def use_instructions(name: str | None = "best") -> None:
+
+def use_instructions(name: str | None = "best", wide: bool | None = None) -> None:
     """Which instructions of the processor the products are compiled for that run from now on.
 
     Args:
         name: `avx512`, `avx2`, `best`: what there is; None: torch's products.
+        wide: whether the products with the base layers' weights are ours too, beside those of the adapters; None:
+            where they were measured to be faster than torch's, on processors of AMD.
 
     Raises:
         ValueError: another name, or the processor has not these.
         RuntimeError: the products were not compiled.
     """
-    global _instructions
+    global _instructions, _wide
     if name is None:
-        _instructions = None
+        _instructions, _wide = None, False
         return
     if _low_rank is None:
         raise RuntimeError(
@@ -51,7 +67,7 @@ def use_instructions(name: str | None = "best") -> None:
     found = _low_rank.use(None if name == "best" else name)
     if found is None and name != "best":
         raise ValueError(f"This processor has no {name}. Take 'best' for what it has.")
-    _instructions = found
+    _instructions, _wide = found, found is not None and (_low_rank.of_amd() if wide is None else wide)
 
 
 def instructions() -> str | None:
@@ -60,8 +76,39 @@ def instructions() -> str | None:
 
 
 _instructions: str | None = None
-if _low_rank is not None and os.environ.get("HF_MTL_NATIVE", "1") != "0":
-    use_instructions()
+_wide = False
+_wanted = os.environ.get("HF_MTL_NATIVE", "1")
+if _low_rank is not None and _wanted != "0":
+    use_instructions(wide={"adapters": False, "all": True}.get(_wanted))
+
+
+def wide_products() -> bool:
+    """Whether the products with the base layers' weights are compiled ones too."""
+    return _wide
+
+
+def product(
+    x: torch.Tensor, weight: torch.Tensor, into: torch.Tensor | None = None, turned: bool = False
+) -> torch.Tensor:
+    """`x W^T` of `x [tokens, in]` and `weight [out, in]`, or `x W` of `x [tokens, out]`; added to `into` where it is given."""
+    if _wide and len(x) >= FROM_TOKENS and _suits(x) and torch.get_float32_matmul_precision() == "highest":
+        rows, columns = weight.shape
+        result = x.new_empty(len(x), columns if turned else rows) if into is None else into
+        sizes = (len(x), columns, rows)
+        threads, tensors = torch.get_num_threads(), (x, weight, result)
+        if _low_rank.product(threads, tensors, _PLAIN, torch.float32, sizes, turned, into is not None):
+            return result
+    other = weight if turned else weight.t()
+    return x @ other if into is None else into.addmm_(x, other)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """`W x + b` of `x [..., in]`, without a graph."""
+    if not _wide or x.numel() < FROM_TOKENS * x.shape[-1] or not x.is_contiguous():
+        return F.linear(x, weight, bias)
+    tokens = x.view(-1, x.shape[-1])
+    result = None if bias is None else bias.expand(len(tokens), -1).contiguous()
+    return product(tokens, weight, result).view(*x.shape[:-1], len(weight))
 
 
 def add_low_rank_(
@@ -89,7 +136,7 @@ def linear_with_low_rank(
     states = _forward(result, tokens, base, route, down, up, scale)
     if states is None:
         return None
-    result.addmm_(tokens, weight.t())
+    product(tokens, weight, result)
     # A view would be one of autograd's where this is a step of it, which may not be changed in its own memory.
     return result if x.dim() == 2 else result.view(*x.shape[:-1], len(weight)), states
 

@@ -26,9 +26,12 @@
 #define ROWS 3
 #define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")))
 #define NAME(x) x##_avx512
+#define AT_ONCE 12
 #include "kernels.h"
+#include "wide_kernels.h"
 #undef LANES
 #undef ROWS
+#undef AT_ONCE
 #undef TARGET
 #undef NAME
 
@@ -36,17 +39,25 @@
 #define ROWS 1
 #define TARGET __attribute__((target("avx2,fma")))
 #define NAME(x) x##_avx2
+#define AT_ONCE 6
 #include "kernels.h"
+#include "wide_kernels.h"
 
 typedef struct {
   void (*dot)(size_t, size_t, const float *, size_t, const float *, size_t, size_t, float *, size_t);
   void (*add)(size_t, size_t, const float *, float *, size_t, const float *, size_t, size_t, const float *, size_t, size_t);
   void (*transpose)(size_t, size_t, const float *, float *);
   void (*transpose_back)(size_t, size_t, float, const float *, float *);
+  size_t panel;
+  void (*tiles)(size_t, size_t, const float *, size_t, const float *, float *, size_t, int);
+  void (*pack_rows)(size_t, size_t, const float *, size_t, float *);
+  void (*pack_columns)(size_t, size_t, const float *, size_t, float *);
 } Kernels;
 
-static const Kernels OF_AVX512 = {dot_avx512, add_avx512, transpose_avx512, transpose_back_avx512};
-static const Kernels OF_AVX2 = {dot_avx2, add_avx2, transpose_avx2, transpose_back_avx2};
+static const Kernels OF_AVX512 = {dot_avx512,      add_avx512,   transpose_avx512, transpose_back_avx512, 32,
+                                  tiles_avx512, pack_rows_avx512, pack_columns_avx512};
+static const Kernels OF_AVX2 = {dot_avx2,      add_avx2,   transpose_avx2, transpose_back_avx2, 16,
+                                tiles_avx2, pack_rows_avx2, pack_columns_avx2};
 static const Kernels *kernels = NULL;
 
 /* Rows of which x, the states and y are worked on together while they are near. */
@@ -159,6 +170,8 @@ static void of_up(const Products *p, const float *dy, float *d_up, size_t from, 
     kernels->transpose_back(p->rank, width, p->scales[task], own, result);
   }
 }
+
+#include "wide.h"
 
 /* ---- Python ---- */
 
@@ -353,6 +366,32 @@ static PyObject *backward(PyObject *module, PyObject *args) {
   return done(1, places);
 }
 
+static PyObject *product(PyObject *module, PyObject *args) {
+  PyObject *tensors, *kinds, *dtype, *sizes;
+  size_t given[3]; /* rows; inputs and outputs of the layer */
+  float *places[3];
+  int threads, turned, adds;
+  (void)module;
+  if (!PyArg_ParseTuple(args, "iO!O!OO!pp", &threads, &PyTuple_Type, &tensors, &PyTuple_Type, &kinds, &dtype, &PyTuple_Type,
+                        &sizes, &turned, &adds)) {
+    return NULL;
+  }
+  if (!kernels || PyTuple_Size(tensors) != 3 || PyTuple_Size(sizes) != 3 || !as_sizes(sizes, given)) {
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "three tensors and three sizes, after `use`");
+    return NULL;
+  }
+  size_t in = given[1], out = given[2], terms = turned ? out : in, columns = turned ? in : out;
+  Shape shapes[3] = {{0, given[0] * terms}, {out, out * in}, {0, given[0] * columns}};
+  int fits = places_of(tensors, shapes, kinds, dtype, places);
+  if (fits != 1) return done(fits, NULL);
+  Wide p = {.rows = given[0], .terms = terms, .columns = columns, .x = places[0], .weight = places[1], .y = places[2],
+            .turned = turned, .adds = adds};
+  Py_BEGIN_ALLOW_THREADS
+  wide(&p, (size_t)threads);
+  Py_END_ALLOW_THREADS
+  return done(1, NULL);
+}
+
 static PyObject *use(PyObject *module, PyObject *args) {
   const char *name = NULL;
   (void)module;
@@ -371,10 +410,18 @@ static PyObject *use(PyObject *module, PyObject *args) {
   return PyUnicode_FromString(avx512 ? "avx512" : "avx2");
 }
 
+static PyObject *of_amd(PyObject *module, PyObject *args) {
+  (void)module, (void)args;
+  __builtin_cpu_init();
+  return PyBool_FromLong(__builtin_cpu_is("amd"));
+}
+
 static PyMethodDef METHODS[] = {
     {"forward", forward, METH_VARARGS, "Adds the low-rank products to y; see native.py."},
     {"backward", backward, METH_VARARGS, "Adds to the gradient of x, fills those of A and B; see native.py."},
+    {"product", product, METH_VARARGS, "x W^T or x W of a wide W; see native.py."},
     {"use", use, METH_VARARGS, "Chooses instructions, the best or the named; returns which, None: this processor has not these."},
+    {"of_amd", of_amd, METH_NOARGS, "Whether this processor is one of AMD's."},
     {NULL, NULL, 0, NULL},
 };
 

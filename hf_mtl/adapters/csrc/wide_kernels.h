@@ -1,0 +1,116 @@
+/* The pieces of a product of wide matrices, written once and compiled for one set of instructions after another.
+ *
+ * Before each inclusion as for kernels.h, and AT_ONCE: how many rows a tile has at most. A tile is PANEL columns of the
+ * result wide, two registers; what it sums up stays in registers from the first to the last of its terms. Of the other
+ * factor a panel is packed: the terms' values for these columns, one term after another.
+ *
+ * Each number is summed up term by term in one order, whatever rows are beside it.
+ */
+
+typedef float NAME(wide_vec) __attribute__((vector_size(4 * LANES)));
+typedef int NAME(wide_ivec) __attribute__((vector_size(4 * LANES)));
+typedef float NAME(wide_anywhere) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#define VEC NAME(wide_vec)
+#define LOAD(p) (*(const NAME(wide_anywhere) *)(p))
+#define STORE(p, v) (*(NAME(wide_anywhere) *)(p) = (v))
+#define INLINE static inline __attribute__((always_inline)) TARGET
+#define PANEL (2 * LANES)
+
+#if LANES == 16
+#define LOW(a, b) SHUFFLE(NAME(wide_ivec), a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define HIGH(a, b) SHUFFLE(NAME(wide_ivec), a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#else
+#define LOW(a, b) SHUFFLE(NAME(wide_ivec), a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH(a, b) SHUFFLE(NAME(wide_ivec), a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#endif
+
+/* y[m, c] = sum over k of x[m, k] panel[k, c], added to what y holds if `adds`: `rows` rows, PANEL columns. */
+INLINE void NAME(tile_of)(int rows, size_t terms, const float *x, size_t ldx, const float *panel, float *y, size_t ldy, int adds) {
+  VEC sums[AT_ONCE][2];
+  /* Every third row has a pointer, the others are one and two rows further: all fit into registers. */
+  const float *of_rows[(AT_ONCE + 2) / 3];
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = (VEC){0};
+#pragma GCC unroll 16
+  for (int i = 0; i < (AT_ONCE + 2) / 3; i++) of_rows[i] = x + 3 * i * ldx;
+#pragma GCC unroll 4
+  for (size_t k = 0; k < terms; k++) {
+    VEC first = LOAD(panel + k * PANEL), second = LOAD(panel + k * PANEL + LANES);
+#pragma GCC unroll 16
+    for (int m = 0; m < rows; m++) {
+      float of_x = of_rows[m / 3][k + m % 3 * ldx];
+      sums[m][0] += of_x * first;
+      sums[m][1] += of_x * second;
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; m++) {
+    if (adds) sums[m][0] += LOAD(y + m * ldy), sums[m][1] += LOAD(y + m * ldy + LANES);
+    STORE(y + m * ldy, sums[m][0]);
+    STORE(y + m * ldy + LANES, sums[m][1]);
+  }
+}
+
+/* The tiles of these rows. */
+TARGET static void NAME(tiles)(size_t rows, size_t terms, const float *x, size_t ldx, const float *panel, float *y, size_t ldy, int adds) {
+#define TILES(number)                                                              \
+  for (; rows >= (number); rows -= (number), x += (number) * ldx, y += (number) * ldy) { \
+    NAME(tile_of)(number, terms, x, ldx, panel, y, ldy, adds);                      \
+  }
+  TILES(AT_ONCE)
+#if AT_ONCE > 8
+  TILES(8)
+#endif
+  TILES(4)
+  TILES(2)
+  TILES(1)
+#undef TILES
+}
+
+/* panel[k, c] = w[c, k], for `columns` columns of `terms` terms; zeros beyond them. */
+TARGET static void NAME(pack_rows)(size_t columns, size_t terms, const float *w, size_t ldw, float *panel) {
+  size_t k = 0;
+  if (columns == PANEL) {
+    for (; k + LANES <= terms; k += LANES) {
+      for (size_t half = 0; half < PANEL; half += LANES) {
+        VEC a[LANES], b[LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) a[i] = LOAD(w + (half + i) * ldw + k);
+        /* Each step brings another binary digit of the row's number to the lane's. */
+#pragma GCC unroll 4
+        for (int step = 1; step < LANES; step *= 2) {
+#pragma GCC unroll 16
+          for (int i = 0; i < LANES / 2; i++) b[2 * i] = LOW(a[i], a[i + LANES / 2]), b[2 * i + 1] = HIGH(a[i], a[i + LANES / 2]);
+#pragma GCC unroll 16
+          for (int i = 0; i < LANES; i++) a[i] = b[i];
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) STORE(panel + (k + i) * PANEL + half, a[i]);
+      }
+    }
+  }
+  for (; k < terms; k++) {
+    for (size_t c = 0; c < PANEL; c++) panel[k * PANEL + c] = c < columns ? w[c * ldw + k] : 0;
+  }
+}
+
+/* panel[k, c] = w[k, c], as above. */
+TARGET static void NAME(pack_columns)(size_t columns, size_t terms, const float *w, size_t ldw, float *panel) {
+  for (size_t k = 0; k < terms; k++) {
+    if (columns == PANEL) {
+      STORE(panel + k * PANEL, LOAD(w + k * ldw));
+      STORE(panel + k * PANEL + LANES, LOAD(w + k * ldw + LANES));
+    } else {
+      for (size_t c = 0; c < PANEL; c++) panel[k * PANEL + c] = c < columns ? w[k * ldw + c] : 0;
+    }
+  }
+}
+
+#undef VEC
+#undef LOAD
+#undef STORE
+#undef INLINE
+#undef PANEL
+#undef LOW
+#undef HIGH
