@@ -22,6 +22,9 @@
 #define SHUFFLE(mask, a, b, ...) __builtin_shuffle(a, b, (mask){__VA_ARGS__})
 #endif
 
+/* Terms of a wide product after each of which memory is asked for. */
+#define EACH 8
+
 #define LANES 16
 #define ROWS 3
 #define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")))
@@ -49,7 +52,7 @@ typedef struct {
   void (*transpose)(size_t, size_t, const float *, float *);
   void (*transpose_back)(size_t, size_t, float, const float *, float *);
   size_t panel;
-  void (*tiles)(size_t, size_t, const float *, size_t, const float *, float *, size_t, int);
+  void (*tiles)(size_t, size_t, const float *, size_t, const float *, float *, size_t, int, const float *const *);
   void (*pack_rows)(size_t, size_t, const float *, size_t, float *);
   void (*pack_columns)(size_t, size_t, const float *, size_t, float *);
 } Kernels;

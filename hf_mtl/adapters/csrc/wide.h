@@ -20,26 +20,32 @@ static const float *of_panel(const Wide *p, size_t column, size_t term) {
   return p->turned ? p->weight + term * p->columns + column : p->weight + column * p->terms + term;
 }
 
-/* Asks for part `k` of `parts` of the panel that comes after this one. */
-static void ask_for_panel(const Wide *p, size_t column, size_t term, size_t k, size_t parts) {
+/* The addresses to ask for in step `k` of `steps`: that part of the panel which comes after this one. */
+static void to_ask_for(const Wide *p, size_t column, size_t term, size_t k, size_t steps, const float **ask) {
   if (term + p->block < p->terms) {
     term += p->block;
   } else {
     column += kernels->panel, term = 0;
   }
-  if (column >= p->columns) return;
-  size_t ldw = p->turned ? p->columns : p->terms;
-  size_t terms = smaller(p->block, p->terms - term), columns = smaller(kernels->panel, p->columns - column);
-  size_t width = p->turned ? columns : terms, lines = (width + 15) / 16, all = lines * (p->turned ? terms : columns);
-  const float *first = of_panel(p, column, term);
-  for (size_t i = all * k / parts; i < all * (k + 1) / parts; i++) {
-    __builtin_prefetch(first + i / lines * ldw + i % lines * 16, 0, 2);
+  size_t i = 0, most = p->block / EACH;
+  if (column < p->columns) {
+    size_t ldw = p->turned ? p->columns : p->terms;
+    size_t terms = smaller(p->block, p->terms - term), columns = smaller(kernels->panel, p->columns - column);
+    size_t width = p->turned ? columns : terms, lines = (width + 15) / 16, all = lines * (p->turned ? terms : columns);
+    size_t from = all * k / steps, number = smaller(all * (k + 1) / steps - from, most), line = from % lines;
+    const float *of_line = of_panel(p, column, term) + from / lines * ldw;
+    for (; i < number; i++) {
+      ask[i] = of_line + line * 16;
+      if (++line == lines) line = 0, of_line += ldw;
+    }
   }
+  for (; i < most; i++) ask[i] = p->x;
 }
 
 /* These rows of the columns from `column` on, at most a panel of them. */
 static void wide_panel(const Wide *p, size_t column, size_t first, size_t last) {
   float panel[TERMS * WIDEST_PANEL] __attribute__((aligned(64))), rest[MOST_ROWS * WIDEST_PANEL];
+  const float *ask[TERMS / EACH + 2];
   size_t columns = smaller(kernels->panel, p->columns - column), steps = (last - first + MOST_ROWS - 1) / MOST_ROWS;
   for (size_t term = 0; term < p->terms; term += p->block) {
     size_t terms = smaller(p->block, p->terms - term);
@@ -50,12 +56,12 @@ static void wide_panel(const Wide *p, size_t column, size_t first, size_t last) 
       size_t rows = smaller(MOST_ROWS, last - m);
       const float *x = p->x + m * p->terms + term;
       float *y = p->y + m * p->columns + column;
-      ask_for_panel(p, column, term, k, steps);
+      to_ask_for(p, column, term, k, steps, ask);
       if (columns == kernels->panel) {
-        kernels->tiles(rows, terms, x, p->terms, panel, y, p->columns, adds);
+        kernels->tiles(rows, terms, x, p->terms, panel, y, p->columns, adds, ask);
         continue;
       }
-      kernels->tiles(rows, terms, x, p->terms, panel, rest, kernels->panel, 0);
+      kernels->tiles(rows, terms, x, p->terms, panel, rest, kernels->panel, 0, ask);
       for (size_t i = 0; i < rows; i++) {
         for (size_t c = 0; c < columns; c++) {
           float sum = rest[i * kernels->panel + c];

@@ -25,8 +25,10 @@ typedef float NAME(wide_anywhere) __attribute__((vector_size(4 * LANES), aligned
 #define HIGH(a, b) SHUFFLE(NAME(wide_ivec), a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #endif
 
-/* y[m, c] = sum over k of x[m, k] panel[k, c], added to what y holds if `adds`: `rows` rows, PANEL columns. */
-INLINE void NAME(tile_of)(int rows, size_t terms, const float *x, size_t ldx, const float *panel, float *y, size_t ldy, int adds) {
+/* y[m, c] = sum over k of x[m, k] panel[k, c], added to what y holds if `adds`: `rows` rows, PANEL columns. On the way
+ * memory at `ask` is asked for, an address for each EACH terms. */
+INLINE void NAME(tile_of)(int rows, size_t terms, const float *x, size_t ldx, const float *panel, float *y, size_t ldy, int adds,
+                          const float *const *ask) {
   VEC sums[AT_ONCE][2];
   /* Every third row has a pointer, the others are one and two rows further: all fit into registers. */
   const float *of_rows[(AT_ONCE + 2) / 3];
@@ -34,16 +36,23 @@ INLINE void NAME(tile_of)(int rows, size_t terms, const float *x, size_t ldx, co
   for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = (VEC){0};
 #pragma GCC unroll 16
   for (int i = 0; i < (AT_ONCE + 2) / 3; i++) of_rows[i] = x + 3 * i * ldx;
-#pragma GCC unroll 4
-  for (size_t k = 0; k < terms; k++) {
-    VEC first = LOAD(panel + k * PANEL), second = LOAD(panel + k * PANEL + LANES);
-#pragma GCC unroll 16
-    for (int m = 0; m < rows; m++) {
-      float of_x = of_rows[m / 3][k + m % 3 * ldx];
-      sums[m][0] += of_x * first;
-      sums[m][1] += of_x * second;
-    }
+#define TERM(k)                                                                          \
+  do {                                                                                   \
+    VEC first = LOAD(panel + (k) * PANEL), second = LOAD(panel + (k) * PANEL + LANES);   \
+    _Pragma("GCC unroll 16") for (int m = 0; m < rows; m++) {                            \
+      float of_x = of_rows[m / 3][(k) + m % 3 * ldx];                                    \
+      sums[m][0] += of_x * first;                                                        \
+      sums[m][1] += of_x * second;                                                       \
+    }                                                                                    \
+  } while (0)
+  size_t k = 0;
+  for (; k + EACH <= terms; k += EACH) {
+    __builtin_prefetch(*ask++, 0, 2);
+#pragma GCC unroll 8
+    for (int i = 0; i < EACH; i++) TERM(k + i);
   }
+  for (; k < terms; k++) TERM(k);
+#undef TERM
 #pragma GCC unroll 16
   for (int m = 0; m < rows; m++) {
     if (adds) sums[m][0] += LOAD(y + m * ldy), sums[m][1] += LOAD(y + m * ldy + LANES);
@@ -53,10 +62,11 @@ INLINE void NAME(tile_of)(int rows, size_t terms, const float *x, size_t ldx, co
 }
 
 /* The tiles of these rows. */
-TARGET static void NAME(tiles)(size_t rows, size_t terms, const float *x, size_t ldx, const float *panel, float *y, size_t ldy, int adds) {
+TARGET static void NAME(tiles)(size_t rows, size_t terms, const float *x, size_t ldx, const float *panel, float *y, size_t ldy, int adds,
+                        const float *const *ask) {
 #define TILES(number)                                                              \
   for (; rows >= (number); rows -= (number), x += (number) * ldx, y += (number) * ldy) { \
-    NAME(tile_of)(number, terms, x, ldx, panel, y, ldy, adds);                      \
+    NAME(tile_of)(number, terms, x, ldx, panel, y, ldy, adds, ask);                 \
   }
   TILES(AT_ONCE)
 #if AT_ONCE > 8
