@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .native import Scale, add_low_rank_, gradients, linear_with_low_rank, product
+from .native import Scale, add_low_rank_, gradients, linear_with_low_rank
 from .routing import Route
 from .stacking import weights_for
 
@@ -128,16 +128,16 @@ def _gradients(
     states: Sequence[Any] = rest[2 * number :]
     # A batch of gradients (`is_grads_batched`, vmap) may not be added to a single one, and in place only one by one.
     many = any(of_low is not None for of_low in of_states) or torch.func.debug_unwrap(gradient) is not gradient
-    compiled = ctx.native and not many and not torch.is_grad_enabled()
-    d_x = (product(gradient, weight, turned=True) if compiled else gradient @ weight) if learns[0] else None
     d_weight = gradient.t() @ x if learns[1] else None
     d_bias = gradient.sum(0) if learns[2] else None
-    if compiled:
+    if ctx.native and not many and not torch.is_grad_enabled():
         adapters_learn = any(learns[5 : 5 + number]), any(learns[5 + number :])
-        found = gradients(x, gradient.contiguous(), states[0], d_x, route, down, up, ctx.scale, adapters_learn)
+        above, learn = gradient.contiguous(), (learns[0], *adapters_learn)
+        found = gradients(x, weight, above, states[0], route, down, up, ctx.scale, learn)
         if found is not None:
-            of_tasks = ([None] * number if whole is None else whole.unbind() for whole in found)
-            return d_x, d_weight, d_bias, None, None, *next(of_tasks), *next(of_tasks)
+            of_tasks = ([None] * number if whole is None else whole.unbind() for whole in found[1:])
+            return found[0], d_weight, d_bias, None, None, *next(of_tasks), *next(of_tasks)
+    d_x = gradient @ weight if learns[0] else None
     groups: Any = ctx.groups
     if groups is None or torch.is_grad_enabled():  # what was stacked in the forward has no graph
         groups = [*_groups(route, route.blocks, x, down, up, ctx.scale)]

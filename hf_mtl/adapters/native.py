@@ -91,7 +91,7 @@ def product(
     x: torch.Tensor, weight: torch.Tensor, into: torch.Tensor | None = None, turned: bool = False
 ) -> torch.Tensor:
     """`x W^T` of `x [tokens, in]` and `weight [out, in]`, or `x W` of `x [tokens, out]`; added to `into` where it is given."""
-    if _wide and len(x) >= FROM_TOKENS and _suits(x) and torch.get_float32_matmul_precision() == "highest":
+    if _takes_wide(x) and _suits(x):
         rows, columns = weight.shape
         result = x.new_empty(len(x), columns if turned else rows) if into is None else into
         sizes = (len(x), columns, rows)
@@ -100,6 +100,10 @@ def product(
             return result
     other = weight if turned else weight.t()
     return x @ other if into is None else into.addmm_(x, other)
+
+
+def _takes_wide(x: torch.Tensor) -> bool:
+    return _wide and len(x) >= FROM_TOKENS and torch.get_float32_matmul_precision() == "highest"
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -130,49 +134,54 @@ def linear_with_low_rank(
     """`W x + b + s B(t) A(t) x` of `x [batch, ..., in]`, and the states `A(t) x [tokens, r]`; None: it cannot."""
     if not _suits(x):
         return None
-    # The adapters' part first: what would begin with the bias begins with both, and the wide product adds to it.
-    tokens, base = x.view(-1, x.shape[-1]), x.new_zeros(len(weight)) if bias is None else bias
+    tokens = x.view(-1, x.shape[-1])
     result = x.new_empty(len(tokens), len(weight))
-    states = _forward(result, tokens, base, route, down, up, scale)
+    states = _forward(result, tokens, bias, route, down, up, scale, weight) if _takes_wide(tokens) else None
     if states is None:
-        return None
-    product(tokens, weight, result)
+        # The adapters' part first: what would begin with the bias begins with both, and the wide product adds to it.
+        base = x.new_zeros(len(weight)) if bias is None else bias
+        states = _forward(result, tokens, base, route, down, up, scale)
+        if states is None:
+            return None
+        result.addmm_(tokens, weight.t())
     # A view would be one of autograd's where this is a step of it, which may not be changed in its own memory.
     return result if x.dim() == 2 else result.view(*x.shape[:-1], len(weight)), states
 
 
 def gradients(
     x: torch.Tensor,
+    weight: torch.Tensor,
     above: torch.Tensor,
     states: torch.Tensor,
-    d_x: torch.Tensor | None,
     route: Route,
     down: Weights,
     up: Weights,
     scale: Scale,
-    learns: tuple[bool, bool],
-) -> tuple[torch.Tensor | None, torch.Tensor | None] | None:
-    """The gradients of A and B, `[tasks, ...]` each, where they learn; adds to `d_x [tokens, in]` in its own memory.
+    learns: tuple[bool, bool, bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None] | None:
+    """The gradients of x, `[tokens, in]`, and of A and B, `[tasks, ...]` each, where they learn.
 
     Args:
         x: `[tokens, in]`.
         above: the gradient of the output, `[tokens, out]`.
         states: what `linear_with_low_rank` gave.
-        learns: whether A, and whether B.
+        learns: whether x, whether A, and whether B.
 
     Returns:
-        None: it cannot, and has done nothing.
+        None: it cannot.
     """
     if not _suits(x) or above.is_neg():
         return None
-    d_down = x.new_zeros(len(down), *down[0].shape) if learns[0] else None
-    d_up = x.new_empty(len(up), *up[0].shape) if learns[1] else None
-    fits = _low_rank.backward(
-        torch.get_num_threads(),
-        *(0 if tensor is None else tensor.data_ptr() for tensor in (d_down, d_up)),
-        _products((x, above, states, *down, *up, *([] if d_x is None else [d_x])), route, len(down), scale),
-    )
-    return (d_down, d_up) if fits else None
+    d_down = x.new_zeros(len(down), *down[0].shape) if learns[1] else None
+    d_up = x.new_empty(len(up), *up[0].shape) if learns[2] else None
+    places = [0 if tensor is None else tensor.data_ptr() for tensor in (d_down, d_up)]
+    for with_base in (True, False) if learns[0] and _takes_wide(x) else (False,):
+        d_x = None if not learns[0] else torch.empty_like(x) if with_base else above @ weight
+        more = () if d_x is None else (d_x, weight) if with_base else (d_x,)
+        told = _products((x, above, states, *down, *up, *more), route, len(down), scale)
+        if _low_rank.backward(torch.get_num_threads(), with_base, *places, told):
+            return d_x, d_down, d_up
+    return None
 
 
 def _suits(x: torch.Tensor) -> bool:
@@ -205,12 +214,17 @@ def _forward(
     down: Weights,
     up: Weights,
     scale: Scale,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
-    """Adds to `y`, or to the vector `base`, which it then begins with; gives the states. None: it cannot."""
+    """The states; `s B(t) A(t) x` is added to `y`, or to the vector `base`, which it then begins with. None: it cannot.
+
+    With a `weight`: `W x` is added to that, and to nothing without `base`.
+    """
     states = x.new_empty(x.numel() // x.shape[-1], len(down[0]))
-    tensors = (x, y, states, *down, *up) if base is None else (x, y, states, *down, *up, base)
-    fits = _low_rank.forward(torch.get_num_threads(), _products(tensors, route, len(down), scale))
-    return states if fits else None
+    more = () if base is None else (base,)
+    more = more if weight is None else (*more, weight)
+    told = _products((x, y, states, *down, *up, *more), route, len(down), scale)
+    return states if _low_rank.forward(torch.get_num_threads(), weight is not None, told) else None
 
 
 def _products(tensors: tuple[torch.Tensor, ...], route: Route, number: int, scale: Scale) -> tuple[Any, ...]:

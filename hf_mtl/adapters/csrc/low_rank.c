@@ -25,6 +25,29 @@
 /* Terms of a wide product after each of which memory is asked for. */
 #define EACH 8
 
+/* Memory to ask for: lines of 16 floats, `lines` of them beside each other, then those of the next row. */
+typedef struct {
+  const float *row;
+  size_t ld, lines, line; /* the next one */
+  size_t left, rate;      /* in all; at a time */
+} Ask;
+
+/* A part of a wide product: rows of x, and a panel of columns. */
+typedef struct {
+  size_t terms;
+  const float *x;
+  size_t ldx;
+  const float *panel; /* [terms, columns] */
+  float *y;
+  size_t ldy;
+  int adds;                /* to what y holds */
+  Ask *ask;                /* for memory on the way, after each EACH terms */
+  const float *base;       /* what each row begins with, or NULL */
+  size_t rank;             /* of what rows are given beside: states times the factors of each row, [rank, columns] */
+  const float *states;
+  const float *const *factors;
+} Tile;
+
 #define LANES 16
 #define ROWS 3
 #define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")))
@@ -51,8 +74,8 @@ typedef struct {
   void (*add)(size_t, size_t, const float *, float *, size_t, const float *, size_t, size_t, const float *, size_t, size_t);
   void (*transpose)(size_t, size_t, const float *, float *);
   void (*transpose_back)(size_t, size_t, float, const float *, float *);
-  size_t panel;
-  void (*tiles)(size_t, size_t, const float *, size_t, const float *, float *, size_t, int, const float *const *);
+  size_t panel; /* its columns */
+  void (*tiles)(size_t, Tile);
   void (*pack_rows)(size_t, size_t, const float *, size_t, float *);
   void (*pack_columns)(size_t, size_t, const float *, size_t, float *);
 } Kernels;
@@ -75,6 +98,9 @@ typedef struct {
   const float **down, **up; /* of each task: A [rank, in], B [out, rank] */
   float *scales;            /* of each task */
   size_t *ends, *tasks;     /* of each run: the row after its last, and whose it is */
+  float *above;             /* y, or its gradient: [tokens, out] */
+  float *more;              /* the bias, or the gradient of x; NULL: there is none */
+  const float *weight;      /* of the base layer, [out, in], where its product is ours too, else NULL */
 } Products;
 
 /* Neighbouring tokens of one task; begins as all zeros. */
@@ -133,6 +159,26 @@ static void add_low_rank(const Products *p, const float *bias, float *y, size_t 
       kernels->add(rows, p->rank, bias, y + t * p->out, p->out, scaled, p->rank, 1, up, p->out, p->out);
     }
   }
+}
+
+/* Whose these tokens are. */
+static void whose_rows(const Products *p, size_t first, size_t last, size_t *of_rows) {
+  for (Run run = {0}; next_run(p, first, last, &run);) {
+    for (size_t t = run.start; t < run.stop; t++) of_rows[t] = run.task;
+  }
+}
+
+/* The states of these tokens, times their scale too, and whose they are. */
+static void states_of(const Products *p, size_t first, size_t last, float *scaled, size_t *of_rows) {
+  for (Run run = {0}; next_run(p, first, last, &run);) {
+    for (size_t t = run.start, k = 0; t < run.stop; t += BLOCK, k++) {
+      size_t rows = smaller(BLOCK, run.stop - t), from = t * p->rank;
+      ask_for_next(p, &run, last, k);
+      kernels->dot(rows, p->rank, p->x + t * p->in, p->in, p->down[run.task], p->in, p->in, p->states + from, p->rank);
+      for (size_t i = from; i < from + rows * p->rank; i++) scaled[i] = p->scales[run.task] * p->states[i];
+    }
+  }
+  whose_rows(p, first, last, of_rows);
 }
 
 /* The states' gradients of these tokens, and what they add to that of x, if it has one. */
@@ -233,9 +279,9 @@ static int as_sizes(PyObject *tuple, size_t *out) {
 }
 
 /* Of (tensors, kinds, dtype, sizes, scales, ends, tasks), where tensors are x, the output or its gradient, the states, A of
- * each task, B of each, and perhaps one more: the bias, or the gradient of x. All addresses are at `places`, where all the
- * memory that is to be freed begins. 1, 0 or -1 as above. */
-static int read_products(Products *p, int backwards, PyObject *args, float ***places) {
+ * each task, B of each, and perhaps more: the bias or the gradient of x, and last, if `wide`, the base layer's weight. All
+ * addresses are at `places`, where all the memory that is to be freed begins. 1, 0 or -1 as above. */
+static int read_products(Products *p, int backwards, int wide, PyObject *args, float ***places) {
   enum { FIXED = 3 };
   PyObject *tensors, *kinds, *dtype, *sizes, *scales, *ends, *tasks;
   size_t given[4];
@@ -248,11 +294,11 @@ static int read_products(Products *p, int backwards, PyObject *args, float ***pl
                         &PyTuple_Type, &scales, &PyTuple_Type, &ends, &PyTuple_Type, &tasks)) {
     return -1;
   }
-  size_t count = (size_t)PyTuple_Size(tensors);
   memset(p, 0, sizeof *p);
   p->number = (size_t)PyTuple_Size(scales), p->runs = (size_t)PyTuple_Size(ends);
+  size_t count = (size_t)PyTuple_Size(tensors), fewest = FIXED + 2 * p->number + (wide ? 1 : 0);
   int fits = PyTuple_Size(sizes) == 4 && as_sizes(sizes, given) && (size_t)PyTuple_Size(tasks) == p->runs && p->runs > 0 &&
-             (count == FIXED + 2 * p->number || count == FIXED + 2 * p->number + 1);
+             (count == fewest || count == fewest + 1);
   if (fits) {
     *places = calloc(3 * (count + 1) + 2 * p->runs + p->number, sizeof(float *));
     if (!*places) {
@@ -286,8 +332,11 @@ static int read_products(Products *p, int backwards, PyObject *args, float ***pl
     shapes[FIXED + p->number + i] = (Shape){p->out, p->out * p->rank};
   }
   shapes[FIXED + 2 * p->number] = backwards ? (Shape){p->tokens, p->tokens * p->in} : (Shape){p->out, p->out};
+  if (wide) shapes[count - 1] = (Shape){p->out, p->out * p->in};
   fits = places_of(tensors, shapes, kinds, dtype, *places);
-  p->x = (*places)[0], p->states = (*places)[2];
+  p->x = (*places)[0], p->above = (*places)[1], p->states = (*places)[2];
+  if (count > fewest) p->more = (*places)[FIXED + 2 * p->number];
+  if (wide) p->weight = (*places)[count - 1];
   p->down = (const float **)(*places + FIXED), p->up = p->down + p->number;
   return fits;
 }
@@ -298,29 +347,57 @@ static PyObject *done(int fits, float **places) {
   return fits < 0 ? NULL : PyBool_FromLong(fits);
 }
 
+/* y = W x + b + s B A x; 0: there was no memory. */
+static int all_forward(const Products *p, size_t threads) {
+  size_t states = p->tokens * p->rank, factors = panels_of(p->out) * kernels->panel * p->number * p->rank;
+  float *scaled = malloc((states + factors) * sizeof(float) + p->tokens * sizeof(size_t));
+  if (!scaled) return 0;
+  Wide w = {.rows = p->tokens, .terms = p->in, .columns = p->out, .x = p->x, .weight = p->weight, .y = p->above, .base = p->more,
+            .rank = p->rank, .number = p->number, .states = scaled, .factors = scaled + states};
+  size_t *of_rows = (size_t *)(scaled + states + factors);
+  w.tasks = of_rows;
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+  for (size_t k = 0; k < threads; k++) {
+    states_of(p, part(p->tokens, 1, k, threads), part(p->tokens, 1, k + 1, threads), scaled, of_rows);
+    size_t first = part(panels_of(p->out), 1, k, threads), last = part(panels_of(p->out), 1, k + 1, threads);
+    for (size_t i = 0; i < p->number; i++) pack_factors(p->out, p->rank, p->up[i], 0, i, p->number, first, last, scaled + states);
+  }
+  /* From here on nothing is read that another thread may free but what torch's product would read. */
+  Py_BEGIN_ALLOW_THREADS
+  wide(&w, threads);
+  Py_END_ALLOW_THREADS
+  free(scaled);
+  return 1;
+}
+
 static PyObject *forward(PyObject *module, PyObject *args) {
   PyObject *what;
   float **places;
-  int threads;
+  int threads, with_base;
   Products p;
   (void)module;
-  if (!PyArg_ParseTuple(args, "iO!", &threads, &PyTuple_Type, &what)) return NULL;
-  int fits = read_products(&p, 0, what, &places);
+  if (!PyArg_ParseTuple(args, "ipO!", &threads, &with_base, &PyTuple_Type, &what)) return NULL;
+  int fits = read_products(&p, 0, with_base, what, &places);
   if (fits != 1) return done(fits, places);
+  if (with_base) {
+    if (!all_forward(&p, (size_t)threads)) {
+      PyErr_NoMemory();
+      fits = -1;
+    }
+    return done(fits, places);
+  }
   size_t own = p.out * p.rank + BLOCK * p.rank;
   float *buffers = malloc((size_t)threads * own * sizeof(float));
   if (!buffers) {
     PyErr_NoMemory();
     return done(-1, places);
   }
-  float *y = places[1];
-  const float *bias = places[3 + 2 * p.number]; /* NULL where there is none */
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int k = 0; k < threads; k++) {
     size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
     size_t last = part(p.tokens, 1, (size_t)k + 1, (size_t)threads);
     float *up_of_task = buffers + (size_t)k * own;
-    add_low_rank(&p, bias, y, first, last, up_of_task, up_of_task + p.out * p.rank);
+    add_low_rank(&p, p.more, p.above, first, last, up_of_task, up_of_task + p.out * p.rank);
   }
   free(buffers);
   return done(1, places);
@@ -330,31 +407,33 @@ static PyObject *backward(PyObject *module, PyObject *args) {
   unsigned long long at_down, at_up;
   PyObject *what;
   float **places;
-  int threads;
+  int threads, with_base;
   Products p;
   (void)module;
-  if (!PyArg_ParseTuple(args, "iKKO!", &threads, &at_down, &at_up, &PyTuple_Type, &what)) return NULL;
-  int fits = read_products(&p, 1, what, &places);
+  if (!PyArg_ParseTuple(args, "ipKKO!", &threads, &with_base, &at_down, &at_up, &PyTuple_Type, &what)) return NULL;
+  int fits = read_products(&p, 1, with_base, what, &places);
   if (fits != 1) return done(fits, places);
-  const float *above = places[1];
-  float *dx = places[3 + 2 * p.number]; /* NULL where there is none */
   float *d_down = (float *)(uintptr_t)at_down, *d_up = (float *)(uintptr_t)at_up;
-  /* The states' gradients; then for each thread B transposed, or its part of B's gradients. */
-  size_t widest = (p.out + 16 * (size_t)threads) / (size_t)threads;
+  /* The states' gradients; then for each thread B transposed, or its part of B's gradients; then what x's gradient needs. */
+  size_t widest = (p.out + 16 * (size_t)threads) / (size_t)threads, states = p.tokens * p.rank;
   size_t own = p.rank * (d_up && p.number * widest > p.out ? p.number * widest : p.out);
-  float *d_states = malloc((p.tokens * p.rank + (size_t)threads * own + 1) * sizeof(float));
+  size_t factors = with_base ? panels_of(p.in) * kernels->panel * p.number * p.rank : 0;
+  float *d_states = malloc((states + (size_t)threads * own + factors + 1) * sizeof(float) + (p.tokens + 1) * sizeof(size_t));
   if (!d_states) {
     PyErr_NoMemory();
     return done(-1, places);
   }
-  float *buffers = d_states + p.tokens * p.rank;
+  size_t *of_rows = (size_t *)d_states;
+  d_states = (float *)(of_rows + p.tokens);
+  float *buffers = d_states + states, *packed = buffers + (size_t)threads * own;
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(static)
     for (int k = 0; k < threads; k++) {
       size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
       size_t last = part(p.tokens, 1, (size_t)k + 1, (size_t)threads);
-      through_states(&p, above, dx, d_states, first, last, buffers + (size_t)k * own);
+      through_states(&p, p.above, with_base ? NULL : p.more, d_states, first, last, buffers + (size_t)k * own);
+      if (with_base) whose_rows(&p, first, last, of_rows);
     }
 #pragma omp for schedule(static)
     for (int k = 0; k < threads; k++) {
@@ -362,10 +441,21 @@ static PyObject *backward(PyObject *module, PyObject *args) {
       size_t from = part(p.in, 16, thread, all), to = part(p.in, 16, thread + 1, all);
       if (d_down && from < to) of_down(&p, d_states, d_down, from, to);
       from = part(p.out, 16, thread, all), to = part(p.out, 16, thread + 1, all);
-      if (d_up && from < to) of_up(&p, above, d_up, from, to, buffers + thread * own);
+      if (d_up && from < to) of_up(&p, p.above, d_up, from, to, buffers + thread * own);
+      from = part(panels_of(p.in), 1, thread, all), to = part(panels_of(p.in), 1, thread + 1, all);
+      for (size_t i = 0; with_base && i < p.number; i++) {
+        pack_factors(p.in, p.rank, p.down[i], 1, i, p.number, from, to, packed);
+      }
     }
   }
-  free(d_states);
+  if (with_base) {
+    Wide w = {.rows = p.tokens, .terms = p.out, .columns = p.in, .x = p.above, .weight = p.weight, .y = p.more, .turned = 1,
+              .rank = p.rank, .number = p.number, .states = d_states, .tasks = of_rows, .factors = packed};
+    Py_BEGIN_ALLOW_THREADS
+    wide(&w, (size_t)threads);
+    Py_END_ALLOW_THREADS
+  }
+  free(of_rows);
   return done(1, places);
 }
 

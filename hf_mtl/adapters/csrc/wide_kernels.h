@@ -25,56 +25,67 @@ typedef float NAME(wide_anywhere) __attribute__((vector_size(4 * LANES), aligned
 #define HIGH(a, b) SHUFFLE(NAME(wide_ivec), a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #endif
 
-/* y[m, c] = sum over k of x[m, k] panel[k, c], added to what y holds if `adds`: `rows` rows, PANEL columns. On the way
- * memory at `ask` is asked for, an address for each EACH terms. */
-INLINE void NAME(tile_of)(int rows, size_t terms, const float *x, size_t ldx, const float *panel, float *y, size_t ldy, int adds,
-                          const float *const *ask) {
+/* y[m, c] = sum over k of x[m, k] panel[k, c], for `rows` rows and PANEL columns; see Tile. */
+INLINE void NAME(tile_of)(int rows, const Tile *t, size_t first) {
   VEC sums[AT_ONCE][2];
   /* Every third row has a pointer, the others are one and two rows further: all fit into registers. */
-  const float *of_rows[(AT_ONCE + 2) / 3];
+  const float *of_rows[(AT_ONCE + 2) / 3], *panel = t->panel;
+  Ask ask = *t->ask;
+  size_t ldx = t->ldx, ldy = t->ldy, terms = t->terms, k = 0;
 #pragma GCC unroll 16
-  for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = (VEC){0};
+  for (int m = 0; m < rows; m++) {
+    const float *state = t->states + (first + m) * t->rank, *factor = t->factors[first + m];
+    VEC low = {0}, high = {0};
+    if (t->base) low = LOAD(t->base), high = LOAD(t->base + LANES);
+    for (size_t r = 0; r < t->rank; r++) {
+      low += state[r] * LOAD(factor + r * PANEL);
+      high += state[r] * LOAD(factor + r * PANEL + LANES);
+    }
+    sums[m][0] = low, sums[m][1] = high;
+  }
 #pragma GCC unroll 16
-  for (int i = 0; i < (AT_ONCE + 2) / 3; i++) of_rows[i] = x + 3 * i * ldx;
+  for (int i = 0; i < (AT_ONCE + 2) / 3; i++) of_rows[i] = t->x + (first + 3 * i) * ldx;
 #define TERM(k)                                                                          \
   do {                                                                                   \
-    VEC first = LOAD(panel + (k) * PANEL), second = LOAD(panel + (k) * PANEL + LANES);   \
+    VEC low = LOAD(panel + (k) * PANEL), high = LOAD(panel + (k) * PANEL + LANES);       \
     _Pragma("GCC unroll 16") for (int m = 0; m < rows; m++) {                            \
       float of_x = of_rows[m / 3][(k) + m % 3 * ldx];                                    \
-      sums[m][0] += of_x * first;                                                        \
-      sums[m][1] += of_x * second;                                                       \
+      sums[m][0] += of_x * low;                                                          \
+      sums[m][1] += of_x * high;                                                         \
     }                                                                                    \
   } while (0)
-  size_t k = 0;
   for (; k + EACH <= terms; k += EACH) {
-    __builtin_prefetch(*ask++, 0, 2);
+    for (size_t i = 0; i < ask.rate && ask.left; i++, ask.left--) {
+      __builtin_prefetch(ask.row + ask.line * 16, 0, 2);
+      if (++ask.line == ask.lines) ask.line = 0, ask.row += ask.ld;
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < EACH; i++) TERM(k + i);
   }
   for (; k < terms; k++) TERM(k);
 #undef TERM
+  *t->ask = ask;
 #pragma GCC unroll 16
   for (int m = 0; m < rows; m++) {
-    if (adds) sums[m][0] += LOAD(y + m * ldy), sums[m][1] += LOAD(y + m * ldy + LANES);
-    STORE(y + m * ldy, sums[m][0]);
-    STORE(y + m * ldy + LANES, sums[m][1]);
+    float *y = t->y + (first + m) * ldy;
+    if (t->adds) sums[m][0] += LOAD(y), sums[m][1] += LOAD(y + LANES);
+    STORE(y, sums[m][0]);
+    STORE(y + LANES, sums[m][1]);
   }
 }
 
 /* The tiles of these rows. */
-TARGET static void NAME(tiles)(size_t rows, size_t terms, const float *x, size_t ldx, const float *panel, float *y, size_t ldy, int adds,
-                        const float *const *ask) {
-#define TILES(number)                                                              \
-  for (; rows >= (number); rows -= (number), x += (number) * ldx, y += (number) * ldy) { \
-    NAME(tile_of)(number, terms, x, ldx, panel, y, ldy, adds, ask);                 \
-  }
-  TILES(AT_ONCE)
+TARGET static void NAME(tiles)(size_t rows, Tile t) {
+  size_t first = 0;
+#define TILES(number) \
+  for (; first + (number) <= rows; first += (number)) NAME(tile_of)(number, &t, first)
+  TILES(AT_ONCE);
 #if AT_ONCE > 8
-  TILES(8)
+  TILES(8);
 #endif
-  TILES(4)
-  TILES(2)
-  TILES(1)
+  TILES(4);
+  TILES(2);
+  TILES(1);
 #undef TILES
 }
 
