@@ -22,7 +22,9 @@
 #define SHUFFLE(mask, a, b, ...) __builtin_shuffle(a, b, (mask){__VA_ARGS__})
 #endif
 
-/* Terms of a wide product after each of which memory is asked for. */
+/* Terms of a wide product that are summed up before they are added to the result, as MKL does it on such processors:
+ * its numbers are ours to the bit. After EACH of them memory is asked for. */
+#define TERMS 192
 #define EACH 8
 
 /* Memory to ask for: lines of 16 floats, `lines` of them beside each other, then those of the next row. */
@@ -42,11 +44,13 @@ typedef struct {
   size_t ldy;
   int adds;                /* to what y holds */
   Ask *ask;                /* for memory on the way, after each EACH terms */
-  const float *base;       /* what each row begins with, or NULL */
+  const float *base;       /* what each row begins with */
   size_t rank;             /* of what rows are given beside: states times the factors of each row, [rank, columns] */
   const float *states;
   const float *const *factors;
 } Tile;
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 #define LANES 16
 #define ROWS 3
@@ -75,7 +79,7 @@ typedef struct {
   void (*transpose)(size_t, size_t, const float *, float *);
   void (*transpose_back)(size_t, size_t, float, const float *, float *);
   size_t panel; /* its columns */
-  void (*tiles)(size_t, Tile);
+  void (*tiles)(size_t, const Tile *);
   void (*pack_rows)(size_t, size_t, const float *, size_t, float *);
   void (*pack_columns)(size_t, size_t, const float *, size_t, float *);
 } Kernels;
@@ -108,8 +112,6 @@ typedef struct {
   size_t number, before; /* runs and tokens that have been */
   size_t start, stop, task;
 } Run;
-
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /* Where the part of thread `k` of `threads` begins, in steps of `step`. */
 static size_t part(size_t all, size_t step, size_t k, size_t threads) {
@@ -347,6 +349,12 @@ static PyObject *done(int fits, float **places) {
   return fits < 0 ? NULL : PyBool_FromLong(fits);
 }
 
+/* The same of what can fail for want of memory alone. */
+static PyObject *worked(int enough, float **places) {
+  if (!enough) PyErr_NoMemory();
+  return done(enough ? 1 : -1, places);
+}
+
 /* y = W x + b + s B A x; 0: there was no memory. */
 static int all_forward(const Products *p, size_t threads) {
   size_t states = p->tokens * p->rank, factors = panels_of(p->out) * kernels->panel * p->number * p->rank;
@@ -363,11 +371,12 @@ static int all_forward(const Products *p, size_t threads) {
     for (size_t i = 0; i < p->number; i++) pack_factors(p->out, p->rank, p->up[i], 0, i, p->number, first, last, scaled + states);
   }
   /* From here on nothing is read that another thread may free but what torch's product would read. */
+  int worked;
   Py_BEGIN_ALLOW_THREADS
-  wide(&w, threads);
+  worked = wide(&w, threads);
   Py_END_ALLOW_THREADS
   free(scaled);
-  return 1;
+  return worked;
 }
 
 static PyObject *forward(PyObject *module, PyObject *args) {
@@ -379,19 +388,10 @@ static PyObject *forward(PyObject *module, PyObject *args) {
   if (!PyArg_ParseTuple(args, "ipO!", &threads, &with_base, &PyTuple_Type, &what)) return NULL;
   int fits = read_products(&p, 0, with_base, what, &places);
   if (fits != 1) return done(fits, places);
-  if (with_base) {
-    if (!all_forward(&p, (size_t)threads)) {
-      PyErr_NoMemory();
-      fits = -1;
-    }
-    return done(fits, places);
-  }
+  if (with_base) return worked(all_forward(&p, (size_t)threads), places);
   size_t own = p.out * p.rank + BLOCK * p.rank;
   float *buffers = malloc((size_t)threads * own * sizeof(float));
-  if (!buffers) {
-    PyErr_NoMemory();
-    return done(-1, places);
-  }
+  if (!buffers) return worked(0, places);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int k = 0; k < threads; k++) {
     size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
@@ -419,10 +419,7 @@ static PyObject *backward(PyObject *module, PyObject *args) {
   size_t own = p.rank * (d_up && p.number * widest > p.out ? p.number * widest : p.out);
   size_t factors = with_base ? panels_of(p.in) * kernels->panel * p.number * p.rank : 0;
   float *d_states = malloc((states + (size_t)threads * own + factors + 1) * sizeof(float) + (p.tokens + 1) * sizeof(size_t));
-  if (!d_states) {
-    PyErr_NoMemory();
-    return done(-1, places);
-  }
+  if (!d_states) return worked(0, places);
   size_t *of_rows = (size_t *)d_states;
   d_states = (float *)(of_rows + p.tokens);
   float *buffers = d_states + states, *packed = buffers + (size_t)threads * own;
@@ -452,11 +449,11 @@ static PyObject *backward(PyObject *module, PyObject *args) {
     Wide w = {.rows = p.tokens, .terms = p.out, .columns = p.in, .x = p.above, .weight = p.weight, .y = p.more, .turned = 1,
               .rank = p.rank, .number = p.number, .states = d_states, .tasks = of_rows, .factors = packed};
     Py_BEGIN_ALLOW_THREADS
-    wide(&w, (size_t)threads);
+    fits = wide(&w, (size_t)threads);
     Py_END_ALLOW_THREADS
   }
   free(of_rows);
-  return done(1, places);
+  return worked(fits, places);
 }
 
 static PyObject *product(PyObject *module, PyObject *args) {
@@ -480,9 +477,9 @@ static PyObject *product(PyObject *module, PyObject *args) {
   Wide p = {.rows = given[0], .terms = terms, .columns = columns, .x = places[0], .weight = places[1], .y = places[2],
             .turned = turned, .adds = adds};
   Py_BEGIN_ALLOW_THREADS
-  wide(&p, (size_t)threads);
+  fits = wide(&p, (size_t)threads);
   Py_END_ALLOW_THREADS
-  return done(1, NULL);
+  return worked(fits, NULL);
 }
 
 static PyObject *use(PyObject *module, PyObject *args) {

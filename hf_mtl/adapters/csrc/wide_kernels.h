@@ -27,24 +27,28 @@ typedef float NAME(wide_anywhere) __attribute__((vector_size(4 * LANES), aligned
 
 /* y[m, c] = sum over k of x[m, k] panel[k, c], for `rows` rows and PANEL columns; see Tile. */
 INLINE void NAME(tile_of)(int rows, const Tile *t, size_t first) {
-  VEC sums[AT_ONCE][2];
   /* Every third row has a pointer, the others are one and two rows further: all fit into registers. */
   const float *of_rows[(AT_ONCE + 2) / 3], *panel = t->panel;
+  float *y = t->y + first * t->ldy;
+  size_t ldx = t->ldx, ldy = t->ldy;
   Ask ask = *t->ask;
-  size_t ldx = t->ldx, ldy = t->ldy, terms = t->terms, k = 0;
 #pragma GCC unroll 16
-  for (int m = 0; m < rows; m++) {
+  for (int i = 0; i < (AT_ONCE + 2) / 3; i++) of_rows[i] = t->x + (first + 3 * i) * ldx;
+  for (int m = 0; !t->adds && m < rows; m++) {
     const float *state = t->states + (first + m) * t->rank, *factor = t->factors[first + m];
-    VEC low = {0}, high = {0};
-    if (t->base) low = LOAD(t->base), high = LOAD(t->base + LANES);
+    VEC low = LOAD(t->base), high = LOAD(t->base + LANES);
     for (size_t r = 0; r < t->rank; r++) {
       low += state[r] * LOAD(factor + r * PANEL);
       high += state[r] * LOAD(factor + r * PANEL + LANES);
     }
-    sums[m][0] = low, sums[m][1] = high;
+    STORE(y + m * ldy, low);
+    STORE(y + m * ldy + LANES, high);
   }
+  for (size_t k = 0; k < t->terms;) {
+    VEC sums[AT_ONCE][2];
+    size_t end = k + smaller(TERMS, t->terms - k);
 #pragma GCC unroll 16
-  for (int i = 0; i < (AT_ONCE + 2) / 3; i++) of_rows[i] = t->x + (first + 3 * i) * ldx;
+    for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = (VEC){0};
 #define TERM(k)                                                                          \
   do {                                                                                   \
     VEC low = LOAD(panel + (k) * PANEL), high = LOAD(panel + (k) * PANEL + LANES);       \
@@ -54,31 +58,30 @@ INLINE void NAME(tile_of)(int rows, const Tile *t, size_t first) {
       sums[m][1] += of_x * high;                                                         \
     }                                                                                    \
   } while (0)
-  for (; k + EACH <= terms; k += EACH) {
-    for (size_t i = 0; i < ask.rate && ask.left; i++, ask.left--) {
-      __builtin_prefetch(ask.row + ask.line * 16, 0, 2);
-      if (++ask.line == ask.lines) ask.line = 0, ask.row += ask.ld;
-    }
+    for (; k + EACH <= end; k += EACH) {
+      for (size_t i = 0; i < ask.rate && ask.left; i++, ask.left--) {
+        __builtin_prefetch(ask.row + ask.line * 16, 0, 2);
+        if (++ask.line == ask.lines) ask.line = 0, ask.row += ask.ld;
+      }
 #pragma GCC unroll 8
-    for (int i = 0; i < EACH; i++) TERM(k + i);
-  }
-  for (; k < terms; k++) TERM(k);
+      for (int i = 0; i < EACH; i++) TERM(k + i);
+    }
+    for (; k < end; k++) TERM(k);
 #undef TERM
-  *t->ask = ask;
 #pragma GCC unroll 16
-  for (int m = 0; m < rows; m++) {
-    float *y = t->y + (first + m) * ldy;
-    if (t->adds) sums[m][0] += LOAD(y), sums[m][1] += LOAD(y + LANES);
-    STORE(y, sums[m][0]);
-    STORE(y + LANES, sums[m][1]);
+    for (int m = 0; m < rows; m++) {
+      STORE(y + m * ldy, LOAD(y + m * ldy) + sums[m][0]);
+      STORE(y + m * ldy + LANES, LOAD(y + m * ldy + LANES) + sums[m][1]);
+    }
   }
+  *t->ask = ask;
 }
 
 /* The tiles of these rows. */
-TARGET static void NAME(tiles)(size_t rows, Tile t) {
+TARGET static void NAME(tiles)(size_t rows, const Tile *t) {
   size_t first = 0;
 #define TILES(number) \
-  for (; first + (number) <= rows; first += (number)) NAME(tile_of)(number, &t, first)
+  for (; first + (number) <= rows; first += (number)) NAME(tile_of)(number, t, first)
   TILES(AT_ONCE);
 #if AT_ONCE > 8
   TILES(8);
