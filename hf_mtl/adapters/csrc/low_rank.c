@@ -26,8 +26,10 @@
  * its numbers are ours to the bit. After EACH of them memory is asked for. */
 #define TERMS 192
 #define EACH 8
+/* Floats of a line of the cache. */
+#define LINE 16
 
-/* Memory to ask for: lines of 16 floats, `lines` of them beside each other, then those of the next row. */
+/* Memory to ask for: `lines` lines of the cache beside each other, then those of the next row. */
 typedef struct {
   const float *row;
   size_t ld, lines, line; /* the next one */
@@ -48,6 +50,7 @@ typedef struct {
   size_t rank;             /* of what rows are given beside: states times the factors of each row, [rank, columns] */
   const float *states;
   const float *const *factors;
+  int together; /* all rows have the same */
 } Tile;
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }

@@ -4,7 +4,6 @@
 #define FEWEST 48
 #define WIDEST_PANEL 32
 #define MOST_ROWS 12
-#define LINE 16 /* floats of a line of the cache */
 
 typedef struct {
   size_t rows, terms, columns; /* of x; summed up; of the result */
@@ -50,6 +49,20 @@ static Ask ask_for_panel(const Wide *p, size_t column, size_t times) {
   return (Ask){of_panel(p, column) - before, p->turned ? p->columns : p->terms, lines, 0, all, (all + times - 1) / times};
 }
 
+/* How many of `most` rows from this one on are the next tile: rows of one task take what they add from the same memory. */
+static size_t next_rows(const Wide *p, size_t row, size_t most, int *together) {
+  size_t same = 1, rows = smaller(most, MOST_ROWS), seen = smaller(most, 20);
+  *together = 1;
+  if (!p->rank) return rows;
+  while (same < seen && p->tasks[row + same] == p->tasks[row]) same++;
+  if (same >= 16 && same < 20) return 8; /* and 8 more */
+  if (same >= rows) return rows;
+  if (same >= 8) return 8;
+  if (same >= 4) return 4;
+  *together = 0;
+  return rows;
+}
+
 /* These rows of the columns from `column` on, at most a panel of them; `panel` is memory for all terms of one. */
 static void wide_panel(const Wide *p, size_t column, size_t first, size_t last, float *panel) {
   float rest[MOST_ROWS * WIDEST_PANEL], base[WIDEST_PANEL] = {0};
@@ -61,12 +74,13 @@ static void wide_panel(const Wide *p, size_t column, size_t first, size_t last, 
   if (p->base) memcpy(base, p->base + column, columns * sizeof(float));
   (p->turned ? kernels->pack_columns : kernels->pack_rows)(columns, p->terms, of_panel(p, column),
                                                            p->turned ? p->columns : p->terms, panel);
-  for (size_t m = first; m < last; m += MOST_ROWS) {
-    size_t rows = smaller(MOST_ROWS, last - m);
+  for (size_t m = first, rows = 0; m < last; m += rows) {
+    int together;
+    rows = next_rows(p, m, last - m, &together);
     float *y = p->y + m * p->columns + column;
     for (size_t i = 0; p->rank && i < rows; i++) of_rows[i] = factors + p->tasks[m + i] * p->rank * width;
     Tile tile = {p->terms, p->x + m * p->terms, p->terms, panel, y, p->columns, p->adds, &ask, base, p->rank,
-                 p->states + m * p->rank, of_rows};
+                 p->states + m * p->rank, of_rows, together};
     if (columns == width) {
       kernels->tiles(rows, &tile);
       continue;

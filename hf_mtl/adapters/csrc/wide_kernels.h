@@ -25,49 +25,71 @@ typedef float NAME(wide_anywhere) __attribute__((vector_size(4 * LANES), aligned
 #define HIGH(a, b) SHUFFLE(NAME(wide_ivec), a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #endif
 
+/* sums[m] += x[m, k] panel[k], for a term k; every third row has a pointer, the others are one and two rows further, so
+ * that all fit into registers. */
+#define TERM(k, of_rows, ldx, panel)                                                         \
+  do {                                                                                       \
+    VEC low = LOAD((panel) + (k) * PANEL), high = LOAD((panel) + (k) * PANEL + LANES);       \
+    _Pragma("GCC unroll 16") for (int m = 0; m < rows; m++) {                                \
+      float of_x = (of_rows)[m / 3][(k) + m % 3 * (ldx)];                                    \
+      sums[m][0] += of_x * low;                                                              \
+      sums[m][1] += of_x * high;                                                             \
+    }                                                                                        \
+  } while (0)
+
+/* What the rows of a tile begin with. */
+INLINE void NAME(begin_tile)(int rows, const Tile *t, size_t first, float *y) {
+  VEC low = LOAD(t->base), high = LOAD(t->base + LANES), sums[AT_ONCE][2];
+  size_t rank = t->rank;
+  const float *states = t->states + first * rank, *of_rows[(AT_ONCE + 2) / 3];
+  if (!t->together) {
+    for (int m = 0; m < rows; m++) {
+      const float *factor = t->factors[first + m];
+      VEC sum = low, other = high;
+      for (size_t r = 0; r < rank; r++) {
+        sum += states[m * rank + r] * LOAD(factor + r * PANEL);
+        other += states[m * rank + r] * LOAD(factor + r * PANEL + LANES);
+      }
+      STORE(y + m * t->ldy, sum);
+      STORE(y + m * t->ldy + LANES, other);
+    }
+    return;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < (AT_ONCE + 2) / 3; i++) of_rows[i] = states + 3 * i * rank;
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; m++) sums[m][0] = low, sums[m][1] = high;
+  for (size_t r = 0; r < rank; r++) TERM(r, of_rows, rank, t->factors[first]);
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; m++) {
+    STORE(y + m * t->ldy, sums[m][0]);
+    STORE(y + m * t->ldy + LANES, sums[m][1]);
+  }
+}
+
 /* y[m, c] = sum over k of x[m, k] panel[k, c], for `rows` rows and PANEL columns; see Tile. */
 INLINE void NAME(tile_of)(int rows, const Tile *t, size_t first) {
-  /* Every third row has a pointer, the others are one and two rows further: all fit into registers. */
   const float *of_rows[(AT_ONCE + 2) / 3], *panel = t->panel;
   float *y = t->y + first * t->ldy;
   size_t ldx = t->ldx, ldy = t->ldy;
   Ask ask = *t->ask;
+  if (!t->adds) NAME(begin_tile)(rows, t, first, y);
 #pragma GCC unroll 16
   for (int i = 0; i < (AT_ONCE + 2) / 3; i++) of_rows[i] = t->x + (first + 3 * i) * ldx;
-  for (int m = 0; !t->adds && m < rows; m++) {
-    const float *state = t->states + (first + m) * t->rank, *factor = t->factors[first + m];
-    VEC low = LOAD(t->base), high = LOAD(t->base + LANES);
-    for (size_t r = 0; r < t->rank; r++) {
-      low += state[r] * LOAD(factor + r * PANEL);
-      high += state[r] * LOAD(factor + r * PANEL + LANES);
-    }
-    STORE(y + m * ldy, low);
-    STORE(y + m * ldy + LANES, high);
-  }
   for (size_t k = 0; k < t->terms;) {
     VEC sums[AT_ONCE][2];
     size_t end = k + smaller(TERMS, t->terms - k);
 #pragma GCC unroll 16
     for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = (VEC){0};
-#define TERM(k)                                                                          \
-  do {                                                                                   \
-    VEC low = LOAD(panel + (k) * PANEL), high = LOAD(panel + (k) * PANEL + LANES);       \
-    _Pragma("GCC unroll 16") for (int m = 0; m < rows; m++) {                            \
-      float of_x = of_rows[m / 3][(k) + m % 3 * ldx];                                    \
-      sums[m][0] += of_x * low;                                                          \
-      sums[m][1] += of_x * high;                                                         \
-    }                                                                                    \
-  } while (0)
     for (; k + EACH <= end; k += EACH) {
       for (size_t i = 0; i < ask.rate && ask.left; i++, ask.left--) {
-        __builtin_prefetch(ask.row + ask.line * 16, 0, 2);
+        __builtin_prefetch(ask.row + ask.line * LINE, 0, 2);
         if (++ask.line == ask.lines) ask.line = 0, ask.row += ask.ld;
       }
 #pragma GCC unroll 8
-      for (int i = 0; i < EACH; i++) TERM(k + i);
+      for (int i = 0; i < EACH; i++) TERM(k + i, of_rows, ldx, panel);
     }
-    for (; k < end; k++) TERM(k);
-#undef TERM
+    for (; k < end; k++) TERM(k, of_rows, ldx, panel);
 #pragma GCC unroll 16
     for (int m = 0; m < rows; m++) {
       STORE(y + m * ldy, LOAD(y + m * ldy) + sums[m][0]);
@@ -136,5 +158,6 @@ TARGET static void NAME(pack_columns)(size_t columns, size_t terms, const float 
 #undef STORE
 #undef INLINE
 #undef PANEL
+#undef TERM
 #undef LOW
 #undef HIGH
