@@ -33,6 +33,7 @@
 typedef struct {
   const float *row;
   size_t ld, lines, line; /* the next one */
+  size_t wait;            /* for so many times */
   size_t left, rate;      /* in all; at a time */
 } Ask;
 

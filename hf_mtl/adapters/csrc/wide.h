@@ -46,7 +46,8 @@ static Ask ask_for_panel(const Wide *p, size_t column, size_t times) {
   /* Weights that lie in a file begin anywhere, and so have a part of a line more. */
   size_t before = (uintptr_t)of_panel(p, column) / sizeof(float) % LINE;
   size_t lines = (before + (p->turned ? columns : p->terms) + LINE - 1) / LINE, all = lines * (p->turned ? p->terms : columns);
-  return (Ask){of_panel(p, column) - before, p->turned ? p->columns : p->terms, lines, 0, all, (all + times - 1) / times};
+  size_t part = times < 4 ? times : times / 4;
+  return (Ask){of_panel(p, column) - before, p->turned ? p->columns : p->terms, lines, 0, times - part, all, (all + part - 1) / part};
 }
 
 /* How many of `most` rows from this one on are the next tile: rows of one task take what they add from the same memory. */

@@ -82,7 +82,8 @@ INLINE void NAME(tile_of)(int rows, const Tile *t, size_t first) {
 #pragma GCC unroll 16
     for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = (VEC){0};
     for (; k + EACH <= end; k += EACH) {
-      for (size_t i = 0; i < ask.rate && ask.left; i++, ask.left--) {
+      if (ask.wait) ask.wait--;
+      for (size_t i = 0; !ask.wait && i < ask.rate && ask.left; i++, ask.left--) {
         __builtin_prefetch(ask.row + ask.line * LINE, 0, 2);
         if (++ask.line == ask.lines) ask.line = 0, ask.row += ask.ld;
       }
