@@ -172,7 +172,7 @@ def gradients(
     """
     if not _suits(x) or above.is_neg():
         return None
-    d_down = x.new_zeros(len(down), *down[0].shape) if learns[1] else None
+    d_down = x.new_empty(len(down), *down[0].shape) if learns[1] else None
     d_up = x.new_empty(len(up), *up[0].shape) if learns[2] else None
     places = [0 if tensor is None else tensor.data_ptr() for tensor in (d_down, d_up)]
     for with_base in (True, False) if learns[0] and _takes_wide(x) else (False,):

@@ -203,24 +203,28 @@ static void through_states(const Products *p, const float *dy, float *dx, float 
   }
 }
 
-/* The columns from `from` to `to` of A's gradients, [tasks, rank, in], which begin as zeros. */
-static void of_down(const Products *p, const float *d_states, float *d_down, size_t from, size_t to) {
+/* Adds for each run its states, or their gradients, times its rows of x: to [tasks, rank, width], whatever it holds.
+ * `zeros` [width] is where a task's sum begins, `seen` says which have. */
+static void sum_up(const Products *p, const float *states, const float *x, size_t ldx, size_t width, float *sums, size_t lds,
+                   const float *zeros, char *seen) {
+  memset(seen, 0, p->number);
   for (Run run = {0}; next_run(p, 0, p->tokens, &run);) {
-    kernels->add(p->rank, run.stop - run.start, NULL, d_down + run.task * p->rank * p->in + from, p->in,
-                 d_states + run.start * p->rank, 1, p->rank, p->x + run.start * p->in + from, p->in, to - from);
+    kernels->add(p->rank, run.stop - run.start, seen[run.task] ? NULL : zeros, sums + run.task * p->rank * lds, lds,
+                 states + run.start * p->rank, 1, p->rank, x + run.start * ldx, ldx, width);
+    seen[run.task] = 1;
+  }
+  for (size_t i = 0; i < p->number * p->rank; i++) {
+    if (!seen[i / p->rank]) memset(sums + i * lds, 0, width * sizeof(float));
   }
 }
 
-/* The rows from `from` to `to` of B's gradients, [tasks, out, rank]; `sum` holds what is theirs for all tasks. */
-static void of_up(const Products *p, const float *dy, float *d_up, size_t from, size_t to, float *sum) {
+/* The rows from `from` to `to` of B's gradients, [tasks, out, rank]; `sums` holds what is theirs for all tasks. */
+static void of_up(const Products *p, const float *dy, float *d_up, size_t from, size_t to, float *sums, const float *zeros,
+                  char *seen) {
   size_t width = to - from;
-  memset(sum, 0, p->number * p->rank * width * sizeof(float));
-  for (Run run = {0}; next_run(p, 0, p->tokens, &run);) {
-    kernels->add(p->rank, run.stop - run.start, NULL, sum + run.task * p->rank * width, width,
-                 p->states + run.start * p->rank, 1, p->rank, dy + run.start * p->out + from, p->out, width);
-  }
+  sum_up(p, p->states, dy + from, p->out, width, sums, width, zeros, seen);
   for (size_t task = 0; task < p->number; task++) {
-    const float *own = sum + task * p->rank * width;
+    const float *own = sums + task * p->rank * width;
     float *result = d_up + (task * p->out + from) * p->rank;
     kernels->transpose_back(p->rank, width, p->scales[task], own, result);
   }
@@ -422,11 +426,14 @@ static PyObject *backward(PyObject *module, PyObject *args) {
   size_t widest = (p.out + 16 * (size_t)threads) / (size_t)threads, states = p.tokens * p.rank;
   size_t own = p.rank * (d_up && p.number * widest > p.out ? p.number * widest : p.out);
   size_t factors = with_base ? panels_of(p.in) * kernels->panel * p.number * p.rank : 0;
-  float *d_states = malloc((states + (size_t)threads * own + factors + 1) * sizeof(float) + (p.tokens + 1) * sizeof(size_t));
+  size_t wider = p.in > p.out ? p.in : p.out, all = states + (size_t)threads * own + factors + wider;
+  float *d_states = malloc(p.tokens * sizeof(size_t) + all * sizeof(float) + (size_t)threads * p.number);
   if (!d_states) return worked(0, places);
   size_t *of_rows = (size_t *)d_states;
   d_states = (float *)(of_rows + p.tokens);
-  float *buffers = d_states + states, *packed = buffers + (size_t)threads * own;
+  float *buffers = d_states + states, *packed = buffers + (size_t)threads * own, *zeros = packed + factors;
+  char *seen_by = (char *)(zeros + wider);
+  memset(zeros, 0, wider * sizeof(float));
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(static)
@@ -438,12 +445,13 @@ static PyObject *backward(PyObject *module, PyObject *args) {
     }
 #pragma omp for schedule(static)
     for (int k = 0; k < threads; k++) {
-      size_t thread = (size_t)k, all = (size_t)threads;
-      size_t from = part(p.in, 16, thread, all), to = part(p.in, 16, thread + 1, all);
-      if (d_down && from < to) of_down(&p, d_states, d_down, from, to);
-      from = part(p.out, 16, thread, all), to = part(p.out, 16, thread + 1, all);
-      if (d_up && from < to) of_up(&p, p.above, d_up, from, to, buffers + thread * own);
-      from = part(panels_of(p.in), 1, thread, all), to = part(panels_of(p.in), 1, thread + 1, all);
+      size_t thread = (size_t)k, number = (size_t)threads;
+      char *seen = seen_by + thread * p.number;
+      size_t from = part(p.in, 16, thread, number), to = part(p.in, 16, thread + 1, number);
+      if (d_down && from < to) sum_up(&p, d_states, p.x + from, p.in, to - from, d_down + from, p.in, zeros, seen);
+      from = part(p.out, 16, thread, number), to = part(p.out, 16, thread + 1, number);
+      if (d_up && from < to) of_up(&p, p.above, d_up, from, to, buffers + thread * own, zeros, seen);
+      from = part(panels_of(p.in), 1, thread, number), to = part(panels_of(p.in), 1, thread + 1, number);
       for (size_t i = 0; with_base && i < p.number; i++) {
         pack_factors(p.in, p.rank, p.down[i], 1, i, p.number, from, to, packed);
       }
