@@ -227,6 +227,19 @@ def test_checkpointed_gradients_equal_plain_ones_with_two_tasks_in_a_batch(tiny_
     assert all(torch.allclose(plain[n], replayed[n], atol=1e-7) for n in plain)
 
 
+@pytest.mark.parametrize("adapters", [None, LORA], ids=["all", "adapters"])
+def test_gradients_are_taken_from_every_parameter(adapters: Any, tiny_backbone: Any) -> None:
+    model = build(tiny_backbone("bert"), adapters)
+    model.register_parameter("nothing", None)
+    model.add_module("no_module", None)
+    for to_none in (False, True):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        model.zero_grad(set_to_none=to_none)
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is None if to_none else not parameter.grad.any(), name
+
+
 def test_training_one_task_leaves_the_others_bit_identical(tiny_backbone: Any) -> None:
     model = build(tiny_backbone(), LORA)
     inputs = batch(model)

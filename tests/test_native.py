@@ -24,15 +24,15 @@ pytestmark = pytest.mark.skipif(native.instructions() is None, reason="hf_mtl wa
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    before, threads = native.instructions(), torch.get_num_threads()
+    before, wide, threads = native.instructions(), native.wide_products(), torch.get_num_threads()
     yield
-    native.use_instructions(before)
+    native.use_instructions(before, wide)
     torch.set_num_threads(threads)
 
 
-def use_or_skip(name: str) -> None:
+def use_or_skip(name: str, wide: bool | None = None) -> None:
     try:
-        native.use_instructions(name)
+        native.use_instructions(name, wide)
     except ValueError as error:
         pytest.skip(str(error))
 
@@ -58,18 +58,70 @@ def products(index: list[int], sizes: tuple[int, int, int], each: int, scales: b
 
 
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("wide", [False, True], ids=["adapters", "all"])
 @pytest.mark.parametrize("instructions", ["avx512", "avx2"])
 @pytest.mark.parametrize("sizes", [(384, 8, 50), (37, 4, 384), (16, 13, 21), (5, 1, 3), (64, 32, 64)], ids=str)
-def test_products_and_gradients_are_torchs(sizes: tuple[int, int, int], instructions: str, threads: int) -> None:
+def test_products_and_gradients_are_torchs(
+    sizes: tuple[int, int, int], instructions: str, wide: bool, threads: int
+) -> None:
     torch.set_num_threads(threads)
     for index in ([0], [0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2], [2, 0, 1, 0, 2, 1, 1]):
-        for each, scales, bias in ((1, False, True), (7, True, False), (29, True, True)):
-            use_or_skip(instructions)
+        for each, scales, bias in ((1, False, True), (7, True, False), (16, False, True), (29, True, True)):
+            use_or_skip(instructions, wide)
             found = products(index, sizes, each, scales, bias)
             native.use_instructions(None)
             expected = products(index, sizes, each, scales, bias)
             for a, b in zip(found, expected, strict=True):
                 torch.testing.assert_close(a, b, atol=2e-5 * float(b.abs().max()) + 1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("instructions", ["avx512", "avx2"])
+@pytest.mark.parametrize("sizes", [(32, 384, 384), (61, 500, 96), (150, 33, 31), (40, 192, 1), (333, 400, 7)], ids=str)
+def test_wide_products_are_torchs(sizes: tuple[int, int, int], instructions: str) -> None:
+    rows, width, out = sizes
+    torch.manual_seed(0)
+    x, bias = torch.randn(rows, width), torch.randn(out)
+    memory = torch.randn(out * width + 3)
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        for weight in (memory[:-3].view(out, width), memory[3:].view(out, width)):  # in a file they begin anywhere
+            for b in (None, bias):
+                use_or_skip(instructions, True)
+                found = native.linear(x.view(1, rows, width), weight, b)
+                exact = x.double() @ weight.double().t() + (0 if b is None else b.double())
+                torch.testing.assert_close(found, exact.float()[None], atol=2e-4, rtol=1e-4)
+
+
+def test_lower_precision_and_few_tokens_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    native.use_instructions(wide=True)
+    called, weight = count_calls(monkeypatch), torch.randn(24, 16)
+    native.linear(torch.randn(native.FROM_TOKENS - 1, 16), weight, None)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        native.linear(torch.randn(64, 16), weight, None)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert called == []
+    native.linear(torch.randn(64, 16), weight, None)
+    assert called == ["product"]
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["adapters", "all"])
+def test_an_adapter_that_is_not_finite_ruins_its_own_rows_alone(wide: bool) -> None:
+    native.use_instructions(wide=wide)
+    module, index = layer(), torch.arange(60) % 4
+    x = torch.randn(60, 12, requires_grad=True)
+    with torch.no_grad():
+        module.lora_A["b"].weight.fill_(torch.nan)
+        module.lora_B["c"].weight.fill_(torch.inf)
+    with use_route(Route(NAMES, index)):
+        y = module(x)
+    y.sum().backward()
+    fine = (index == NAMES.index("a")) | (index == NAMES.index("d"))
+    assert x.grad is not None
+    for found in (y, x.grad):
+        assert torch.equal(found.isfinite().all(1), fine)
 
 
 @pytest.mark.parametrize("index", INDICES.values(), ids=list(INDICES))
@@ -86,8 +138,12 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     called: list[str] = []
 
     class Counting:
-        use, product = staticmethod(native._low_rank.use), staticmethod(native._low_rank.product)
-        of_amd = staticmethod(native._low_rank.of_amd)
+        use, of_amd = staticmethod(native._low_rank.use), staticmethod(native._low_rank.of_amd)
+
+        @staticmethod
+        def product(*args: Any) -> Any:
+            called.append("product")
+            return compiled.product(*args)
 
         @staticmethod
         def forward(*args: Any) -> Any:
@@ -106,7 +162,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_row_has_the_same_bits_whatever_is_beside_it() -> None:
     torch.manual_seed(0)
-    module, x = layer(), torch.randn(8, 5, 12)
+    module, x = layer(), torch.randn(8, 11, 12)  # more tokens than from which on torch's wide products are not taken
     with torch.no_grad():
         with use_route(route_of([0, 0, 0, 1, 1, 1, 1, 2])):
             together = module(x)
@@ -261,10 +317,17 @@ def test_other_instructions_are_named_in_the_error() -> None:
 
 def test_the_environment_turns_them_off() -> None:
     code = "from hf_mtl.adapters import native; print(native.instructions())"
-    for setting, expected in (("0", "None"), ("1", str(native.instructions()))):
+    code += "; print(native.wide_products())"
+    best, wide = str(native.instructions()), str(native.wide_products())
+    for setting, expected in (
+        ("0", ["None", "False"]),
+        ("1", [best, wide]),
+        ("adapters", [best, "False"]),
+        ("all", [best, "True"]),
+    ):
         env = {**os.environ, "HF_MTL_NATIVE": setting}
         found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-        assert found.stdout.strip() == expected
+        assert found.stdout.split() == expected
 
 
 def test_what_is_passed_is_checked_before_memory_is_touched() -> None:
@@ -272,7 +335,7 @@ def test_what_is_passed_is_checked_before_memory_is_touched() -> None:
     tensors = (x, torch.zeros(4, 8), torch.zeros(4, 2), a, a.t().contiguous())
 
     def run(ends: Any, tasks: Any, tensors: Any = tensors, sizes: Any = (4, 8, 8, 2)) -> bool:
-        return native._low_rank.forward(1, (tensors, (torch.Tensor,), torch.float32, sizes, (1.0,), ends, tasks))
+        return native._low_rank.forward(1, False, (tensors, (torch.Tensor,), torch.float32, sizes, (1.0,), ends, tasks))
 
     assert run((4,), (0,))
     for wrong in (

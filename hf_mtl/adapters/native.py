@@ -1,6 +1,7 @@
-"""The low-rank products of rows of many tasks in compiled code, `csrc/low_rank.c`: on x86 processors, in 32 bits.
+"""The products of routed layers in compiled code, `csrc/low_rank.c`: on x86 processors, in 32 bits.
 
-Optional: where it was not compiled (no C compiler at installation, another processor), torch's products are taken.
+Those of the adapters, of rows of many tasks; where it is faster, the base layers' as well. Optional: where it was not
+compiled (no C compiler at installation, another processor), torch's products are taken.
 """
 
 import os
@@ -28,7 +29,6 @@ __all__ = [
     "instructions",
     "linear",
     "linear_with_low_rank",
-    "product",
     "use_instructions",
     "wide_products",
 ]
@@ -47,8 +47,8 @@ def use_instructions(name: str | None = "best", wide: bool | None = None) -> Non
 
     Args:
         name: `avx512`, `avx2`, `best`: what there is; None: torch's products.
-        wide: whether the products with the base layers' weights are ours too, beside those of the adapters; None:
-            where they were measured to be faster than torch's, on processors of AMD.
+        wide: whether the products with the base layers' weights are made with those of the adapters, and not by torch;
+            None: where that was measured to be faster, on processors of AMD.
 
     Raises:
         ValueError: another name, or the processor has not these.
@@ -77,9 +77,9 @@ def instructions() -> str | None:
 
 _instructions: str | None = None
 _wide = False
-_wanted = os.environ.get("HF_MTL_NATIVE", "1")
-if _low_rank is not None and _wanted != "0":
-    use_instructions(wide={"adapters": False, "all": True}.get(_wanted))
+_setting = os.environ.get("HF_MTL_NATIVE", "1")
+if _low_rank is not None and _setting != "0":
+    use_instructions(wide={"adapters": False, "all": True}.get(_setting))
 
 
 def wide_products() -> bool:
@@ -87,32 +87,21 @@ def wide_products() -> bool:
     return _wide
 
 
-def product(
-    x: torch.Tensor, weight: torch.Tensor, into: torch.Tensor | None = None, turned: bool = False
-) -> torch.Tensor:
-    """`x W^T` of `x [tokens, in]` and `weight [out, in]`, or `x W` of `x [tokens, out]`; added to `into` where it is given."""
-    if _takes_wide(x) and _suits(x):
-        rows, columns = weight.shape
-        result = x.new_empty(len(x), columns if turned else rows) if into is None else into
-        sizes = (len(x), columns, rows)
-        threads, tensors = torch.get_num_threads(), (x, weight, result)
-        if _low_rank.product(threads, tensors, _PLAIN, torch.float32, sizes, turned, into is not None):
-            return result
-    other = weight if turned else weight.t()
-    return x @ other if into is None else into.addmm_(x, other)
-
-
-def _takes_wide(x: torch.Tensor) -> bool:
-    return _wide and len(x) >= FROM_TOKENS and torch.get_float32_matmul_precision() == "highest"
-
-
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """`W x + b` of `x [..., in]`, without a graph."""
-    if not _wide or x.numel() < FROM_TOKENS * x.shape[-1] or not x.is_contiguous():
-        return F.linear(x, weight, bias)
-    tokens = x.view(-1, x.shape[-1])
-    result = None if bias is None else bias.expand(len(tokens), -1).contiguous()
-    return product(tokens, weight, result).view(*x.shape[:-1], len(weight))
+    tokens = x.numel() // x.shape[-1]
+    if _takes_wide(tokens) and _suits(x):
+        result = x.new_empty(*x.shape[:-1], len(weight))
+        tensors = (x, weight, result) if bias is None else (x, weight, result, bias)
+        sizes = (tokens, x.shape[-1], len(weight))
+        if _low_rank.product(torch.get_num_threads(), tensors, _PLAIN, torch.float32, sizes):
+            return result
+    return F.linear(x, weight, bias)
+
+
+def _takes_wide(tokens: int) -> bool:
+    """Whether so many tokens are multiplied with a base layer's weight here; lower precision is torch's to give."""
+    return _wide and tokens >= FROM_TOKENS and torch.get_float32_matmul_precision() == "highest"
 
 
 def add_low_rank_(
@@ -136,7 +125,7 @@ def linear_with_low_rank(
         return None
     tokens = x.view(-1, x.shape[-1])
     result = x.new_empty(len(tokens), len(weight))
-    states = _forward(result, tokens, bias, route, down, up, scale, weight) if _takes_wide(tokens) else None
+    states = _forward(result, tokens, bias, route, down, up, scale, weight) if _takes_wide(len(tokens)) else None
     if states is None:
         # The adapters' part first: what would begin with the bias begins with both, and the wide product adds to it.
         base = x.new_zeros(len(weight)) if bias is None else bias
@@ -175,13 +164,19 @@ def gradients(
     d_down = x.new_empty(len(down), *down[0].shape) if learns[1] else None
     d_up = x.new_empty(len(up), *up[0].shape) if learns[2] else None
     places = [0 if tensor is None else tensor.data_ptr() for tensor in (d_down, d_up)]
-    for with_base in (True, False) if learns[0] and _takes_wide(x) else (False,):
-        d_x = None if not learns[0] else torch.empty_like(x) if with_base else above @ weight
-        more = () if d_x is None else (d_x, weight) if with_base else (d_x,)
+
+    def run(with_base: bool, *more: torch.Tensor) -> bool:
         told = _products((x, above, states, *down, *up, *more), route, len(down), scale)
-        if _low_rank.backward(torch.get_num_threads(), with_base, *places, told):
+        return bool(_low_rank.backward(torch.get_num_threads(), with_base, *places, told))
+
+    if learns[0] and _takes_wide(len(x)):
+        d_x = torch.empty_like(x)
+        if run(True, d_x, weight):
             return d_x, d_down, d_up
-    return None
+    if not learns[0]:
+        return (None, d_down, d_up) if run(False) else None
+    d_x = above @ weight
+    return (d_x, d_down, d_up) if run(False, d_x) else None
 
 
 def _suits(x: torch.Tensor) -> bool:

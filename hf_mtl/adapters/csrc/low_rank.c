@@ -1,10 +1,11 @@
 /* y += s B(t) A(t) x for rows of many tasks, and the gradients of it: what low_rank.py does in torch's products, for
  * floats of 32 bits on an x86 processor. There a product with the few columns of a rank runs at a third of the speed
  * that one of two wide matrices has, weights of many tasks are copied side by side first, and each call costs as much
- * as the product of a few words.
+ * as the product of a few words. If wanted y = W x + b + s B(t) A(t) x, one product.
  *
- * Tensors are looked at, their addresses taken and the products made in one call that holds the interpreter's lock
- * throughout: another thread may lay weights elsewhere, and free where they were.
+ * Tensors are looked at, their addresses taken and the adapters' weights read in one call that holds the interpreter's
+ * lock: another thread may lay them elsewhere, and free where they were. It is let go for the product with W, which
+ * reads no more than torch's does without it.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -45,7 +46,6 @@ typedef struct {
   const float *panel; /* [terms, columns] */
   float *y;
   size_t ldy;
-  int adds;                /* to what y holds */
   Ask *ask;                /* for memory on the way, after each EACH terms */
   const float *base;       /* what each row begins with */
   size_t rank;             /* of what rows are given beside: states times the factors of each row, [rank, columns] */
@@ -471,25 +471,24 @@ static PyObject *backward(PyObject *module, PyObject *args) {
 static PyObject *product(PyObject *module, PyObject *args) {
   PyObject *tensors, *kinds, *dtype, *sizes;
   size_t given[3]; /* rows; inputs and outputs of the layer */
-  float *places[3];
-  int threads, turned, adds;
+  float *places[4] = {0};
+  int threads;
   (void)module;
-  if (!PyArg_ParseTuple(args, "iO!O!OO!pp", &threads, &PyTuple_Type, &tensors, &PyTuple_Type, &kinds, &dtype, &PyTuple_Type,
-                        &sizes, &turned, &adds)) {
+  if (!PyArg_ParseTuple(args, "iO!O!OO!", &threads, &PyTuple_Type, &tensors, &PyTuple_Type, &kinds, &dtype, &PyTuple_Type, &sizes)) {
     return NULL;
   }
-  if (!kernels || PyTuple_Size(tensors) != 3 || PyTuple_Size(sizes) != 3 || !as_sizes(sizes, given)) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "three tensors and three sizes, after `use`");
+  Py_ssize_t count = PyTuple_Size(tensors);
+  if (!kernels || (count != 3 && count != 4) || PyTuple_Size(sizes) != 3 || !as_sizes(sizes, given)) {
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "x, W, y and perhaps b, and three sizes, after `use`");
     return NULL;
   }
-  size_t in = given[1], out = given[2], terms = turned ? out : in, columns = turned ? in : out;
-  Shape shapes[3] = {{0, given[0] * terms}, {out, out * in}, {0, given[0] * columns}};
+  size_t rows = given[0], in = given[1], out = given[2];
+  Shape shapes[4] = {{0, rows * in}, {out, out * in}, {0, rows * out}, {out, out}};
   int fits = places_of(tensors, shapes, kinds, dtype, places);
   if (fits != 1) return done(fits, NULL);
-  Wide p = {.rows = given[0], .terms = terms, .columns = columns, .x = places[0], .weight = places[1], .y = places[2],
-            .turned = turned, .adds = adds};
+  Wide w = {.rows = rows, .terms = in, .columns = out, .x = places[0], .weight = places[1], .y = places[2], .base = places[3]};
   Py_BEGIN_ALLOW_THREADS
-  fits = wide(&p, (size_t)threads);
+  fits = wide(&w, (size_t)threads);
   Py_END_ALLOW_THREADS
   return worked(fits, NULL);
 }
@@ -521,7 +520,7 @@ static PyObject *of_amd(PyObject *module, PyObject *args) {
 static PyMethodDef METHODS[] = {
     {"forward", forward, METH_VARARGS, "Adds the low-rank products to y; see native.py."},
     {"backward", backward, METH_VARARGS, "Adds to the gradient of x, fills those of A and B; see native.py."},
-    {"product", product, METH_VARARGS, "x W^T or x W of a wide W; see native.py."},
+    {"product", product, METH_VARARGS, "y = W x + b; see native.py."},
     {"use", use, METH_VARARGS, "Chooses instructions, the best or the named; returns which, None: this processor has not these."},
     {"of_amd", of_amd, METH_NOARGS, "Whether this processor is one of AMD's."},
     {NULL, NULL, 0, NULL},

@@ -9,7 +9,7 @@ typedef struct {
   size_t rows, terms, columns; /* of x; summed up; of the result */
   const float *x, *weight;     /* [rows, terms]; [columns, terms], or `turned` [terms, columns] */
   float *y;                    /* [rows, columns] */
-  int turned, adds;            /* adds to what y holds */
+  int turned;
   const float *base;           /* [columns], what each row begins with, or NULL */
   size_t rank, number;         /* of adapters, 0: none; of tasks */
   const float *states;         /* [rows, rank] */
@@ -80,14 +80,13 @@ static void wide_panel(const Wide *p, size_t column, size_t first, size_t last, 
     rows = next_rows(p, m, last - m, &together);
     float *y = p->y + m * p->columns + column;
     for (size_t i = 0; p->rank && i < rows; i++) of_rows[i] = factors + p->tasks[m + i] * p->rank * width;
-    Tile tile = {p->terms, p->x + m * p->terms, p->terms, panel, y, p->columns, p->adds, &ask, base, p->rank,
+    Tile tile = {p->terms, p->x + m * p->terms, p->terms, panel, y, p->columns, &ask, base, p->rank,
                  p->states + m * p->rank, of_rows, together};
     if (columns == width) {
       kernels->tiles(rows, &tile);
       continue;
     }
     tile.y = rest, tile.ldy = width;
-    for (size_t i = 0; p->adds && i < rows; i++) memcpy(rest + i * width, y + i * p->columns, columns * sizeof(float));
     kernels->tiles(rows, &tile);
     for (size_t i = 0; i < rows; i++) memcpy(y + i * p->columns, rest + i * width, columns * sizeof(float));
   }
@@ -106,7 +105,7 @@ static int wide(Wide *p, size_t threads) {
   for (size_t thread = 0; thread < threads; thread++) {
     for (size_t i = pieces * thread / threads; i < pieces * (thread + 1) / threads; i++) {
       size_t k = i % p->parts, first = part(p->rows, MOST_ROWS, k, p->parts), last = part(p->rows, MOST_ROWS, k + 1, p->parts);
-      wide_panel(p, i / p->parts * kernels->panel, first, last, aligned + thread * own);
+      if (first < last) wide_panel(p, i / p->parts * kernels->panel, first, last, aligned + thread * own);
     }
   }
   free(memory);

@@ -73,7 +73,7 @@ INLINE void NAME(tile_of)(int rows, const Tile *t, size_t first) {
   float *y = t->y + first * t->ldy;
   size_t ldx = t->ldx, ldy = t->ldy;
   Ask ask = *t->ask;
-  if (!t->adds) NAME(begin_tile)(rows, t, first, y);
+  NAME(begin_tile)(rows, t, first, y);
 #pragma GCC unroll 16
   for (int i = 0; i < (AT_ONCE + 2) / 3; i++) of_rows[i] = t->x + (first + 3 * i) * ldx;
   for (size_t k = 0; k < t->terms;) {
