@@ -82,6 +82,8 @@ class FreezingMixin(PreTrainedModel):
         """Sets the model to training or evaluation; frozen layers are always in evaluation."""
         super().train(mode)
         _, below = self._below
+        if not below:
+            return self
         for name, module in text_part(self.backbone, self.config.language_model).named_modules():
             if name in below:
                 module.training = False  # its own: what it calls after the frozen layers stays in training

@@ -29,6 +29,7 @@ from .forwarding import ForwardMixin, MultiTaskOutput
 from .generation import generation_values
 from .language_model import auto_class, kind_needed, text_part
 from .loading import LoadingMixin, for_tasks
+from .many_modules import ManyModulesMixin
 from .packs import PacksMixin
 from .saving import SavingMixin
 from .task_life import TaskLifeMixin, adapter_settings, check_layer, tasks_of
@@ -40,7 +41,15 @@ __all__ = ["MultiTaskModel", "MultiTaskOutput"]
 
 
 class MultiTaskModel(
-    ForwardMixin, TaskLifeMixin, TaskStartMixin, PacksMixin, ExportMixin, LoadingMixin, SavingMixin, PreTrainedModel
+    ForwardMixin,
+    TaskLifeMixin,
+    TaskStartMixin,
+    PacksMixin,
+    ExportMixin,
+    LoadingMixin,
+    SavingMixin,
+    ManyModulesMixin,
+    PreTrainedModel,
 ):
     """A pretrained backbone with a head, and if wanted an adapter, for each of many tasks.
 
@@ -176,19 +185,6 @@ class MultiTaskModel(
             init.copy_(module.bias, module.bias.new_tensor(module.start))
 
     # ------------------------------------------------------------------ training
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """As in torch, whose own way through the thousands of modules of many tasks' adapters takes twice the time."""
-        if not set_to_none:
-            super().zero_grad(set_to_none=False)
-            return
-        modules: list[nn.Module] = [self]
-        for module in modules:  # which grows meanwhile
-            held = vars(module)
-            for parameter in held["_parameters"].values():
-                if parameter is not None:
-                    parameter.grad = None
-            modules.extend(child for child in held["_modules"].values() if child is not None)
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **kwargs: Any

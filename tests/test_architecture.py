@@ -28,6 +28,7 @@ LAYERS = {
         "disk",
         "checkpoint_files",
         "whole_files",
+        "many_modules",
     ],
     1: ["tasks", "mixing", "balancing", "bundled"],
     2: [

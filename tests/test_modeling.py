@@ -240,6 +240,27 @@ def test_gradients_are_taken_from_every_parameter(adapters: Any, tiny_backbone: 
             assert parameter.grad is None if to_none else not parameter.grad.any(), name
 
 
+class Stubborn(torch.nn.Dropout):
+    def train(self, mode: bool = True) -> "Stubborn":
+        return super().train(False)
+
+
+def test_training_and_evaluation_reach_every_module(tiny_backbone: Any) -> None:
+    model = build(tiny_backbone("bert"), LORA)
+    model.add_module("no_module", None)
+    model.add_module("stubborn", torch.nn.Sequential(Stubborn(), torch.nn.Dropout()))
+    held = model.heads["topic"]
+    held.train = lambda mode=True: held  # as is done to keep a part as it is
+    for mode in (True, False, True):
+        assert model.train(mode) is model
+        for name, module in model.named_modules():
+            if not name.startswith("heads.topic"):
+                assert module.training == (mode and not isinstance(module, Stubborn)), name
+    assert not held.training
+    with pytest.raises(ValueError, match="boolean"):
+        model.train("yes")
+
+
 def test_training_one_task_leaves_the_others_bit_identical(tiny_backbone: Any) -> None:
     model = build(tiny_backbone(), LORA)
     inputs = batch(model)
