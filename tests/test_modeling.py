@@ -227,11 +227,13 @@ def test_checkpointed_gradients_equal_plain_ones_with_two_tasks_in_a_batch(tiny_
     assert all(torch.allclose(plain[n], replayed[n], atol=1e-7) for n in plain)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("adapters", [None, LORA], ids=["all", "adapters"])
 def test_gradients_are_taken_from_every_parameter(adapters: Any, tiny_backbone: Any) -> None:
     model = build(tiny_backbone("bert"), adapters)
     model.register_parameter("nothing", None)
     model.add_module("no_module", None)
+    model.add_module("traced", torch.jit.trace(torch.nn.Linear(3, 3), torch.zeros(1, 3)))
     for to_none in (False, True):
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
@@ -245,9 +247,11 @@ class Stubborn(torch.nn.Dropout):
         return super().train(False)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_training_and_evaluation_reach_every_module(tiny_backbone: Any) -> None:
     model = build(tiny_backbone("bert"), LORA)
     model.add_module("no_module", None)
+    model.add_module("traced", torch.jit.trace(torch.nn.Linear(3, 3), torch.zeros(1, 3)))
     model.add_module("stubborn", torch.nn.Sequential(Stubborn(), torch.nn.Dropout()))
     held = model.heads["topic"]
     held.train = lambda mode=True: held  # as is done to keep a part as it is

@@ -60,7 +60,9 @@ def products(index: list[int], sizes: tuple[int, int, int], each: int, scales: b
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("wide", [False, True], ids=["adapters", "all"])
 @pytest.mark.parametrize("instructions", ["avx512", "avx2"])
-@pytest.mark.parametrize("sizes", [(384, 8, 50), (37, 4, 384), (16, 13, 21), (5, 1, 3), (64, 32, 64)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(384, 8, 50), (37, 4, 384), (45, 3, 71), (16, 13, 21), (5, 1, 3), (96, 32, 128)], ids=str
+)
 def test_products_and_gradients_are_torchs(
     sizes: tuple[int, int, int], instructions: str, wide: bool, threads: int
 ) -> None:
@@ -76,7 +78,9 @@ def test_products_and_gradients_are_torchs(
 
 
 @pytest.mark.parametrize("instructions", ["avx512", "avx2"])
-@pytest.mark.parametrize("sizes", [(32, 384, 384), (61, 500, 96), (150, 33, 31), (40, 192, 1), (333, 400, 7)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(32, 384, 384), (61, 500, 96), (150, 33, 63), (40, 192, 33), (333, 400, 40)], ids=str
+)
 def test_wide_products_are_torchs(sizes: tuple[int, int, int], instructions: str) -> None:
     rows, width, out = sizes
     torch.manual_seed(0)
@@ -92,19 +96,60 @@ def test_wide_products_are_torchs(sizes: tuple[int, int, int], instructions: str
                 torch.testing.assert_close(found, exact.float()[None], atol=2e-4, rtol=1e-4)
 
 
-def test_lower_precision_and_few_tokens_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_numbers_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     native.use_instructions(wide=True)
-    called, weight = count_calls(monkeypatch), torch.randn(24, 16)
-    native.linear(torch.randn(native.FROM_TOKENS - 1, 16), weight, None)
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("high")
-        native.linear(torch.randn(64, 16), weight, None)
-    finally:
-        torch.set_float32_matmul_precision(before)
+    called, tokens, columns = count_calls(monkeypatch), native.FROM_TOKENS, native.FROM_COLUMNS
+    native.linear(torch.randn(tokens - 1, 16), torch.randn(columns, 16), None)
+    native.linear(torch.randn(tokens, 16), torch.randn(columns - 1, 16), None)
     assert called == []
-    native.linear(torch.randn(64, 16), weight, None)
+    native.linear(torch.randn(tokens, 16), torch.randn(columns, 16), None)
     assert called == ["product"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "calls"),
+    [
+        ("pass", 1),
+        ("torch.set_float32_matmul_precision('highest')", 1),
+        ("torch.set_float32_matmul_precision('medium')", 0),
+        ("torch.backends.fp32_precision = 'tf32'", 0),  # after which torch's older question is an error
+        ("torch.backends.mkldnn.matmul.fp32_precision = 'bf16'", 0),
+        ("torch.backends.cuda.matmul.allow_tf32 = True", 1),
+    ],
+)
+def test_lower_precision_is_torchs(setting: str, calls: int) -> None:
+    """In processes of their own: not all of it can be set back."""
+    code = f"""
+import torch
+from hf_mtl.adapters import native
+
+native.use_instructions(wide=True)
+{setting}
+compiled, called = native._low_rank, []
+
+class Counting:
+    def product(self, *args):
+        called.append("product")
+        return compiled.product(*args)
+
+native._low_rank = Counting()
+x, weight = torch.randn(64, 16), torch.randn(40, 16)
+found = native.linear(x, weight, None)
+torch.testing.assert_close(found, torch.nn.functional.linear(x, weight), atol=1e-5, rtol=1e-5)
+print(len(called))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(calls)
+
+
+def test_what_is_no_linear_layer_is_torchs() -> None:
+    native.use_instructions(wide=True)
+    x, weight = torch.randn(64, 40), torch.randn(48, 40)
+    assert torch.equal(native.linear(x, torch._neg_view(weight), None), torch.nn.functional.linear(x, -weight))
+    assert native.linear(torch.randn(3, 0), torch.randn(4, 0), None).shape == (3, 4)
+    for wrong in ((x, weight.view(48, 40, 1), None), (x, weight, torch.randn(48, 1)), (x[0, 0], weight, None)):
+        with pytest.raises(RuntimeError):
+            native.linear(*wrong)
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["adapters", "all"])

@@ -38,8 +38,9 @@ Weights = Sequence[torch.Tensor]  # of each task
 
 _PLAIN = (torch.Tensor, nn.Parameter)
 
-# With fewer tokens torch's wide products take as long, or less.
+# With fewer of them torch's wide products take as long, or less.
 FROM_TOKENS = 32
+FROM_COLUMNS = 32
 
 
 def use_instructions(name: str | None = "best", wide: bool | None = None) -> None:
@@ -88,27 +89,50 @@ def wide_products() -> bool:
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """`W x + b` of `x [..., in]`, without a graph."""
-    tokens = x.numel() // x.shape[-1]
-    if _takes_wide(tokens) and _suits(x):
+    """`W x + b` of `x [..., in]`, without a graph and without autocast."""
+    base = _base(weight, bias) if x.dim() and _suits(x) else None
+    if base and _takes_wide(x.numel() // x.shape[-1], x.shape[-1], len(weight)):
         result = x.new_empty(*x.shape[:-1], len(weight))
-        tensors = (x, weight, result) if bias is None else (x, weight, result, bias)
-        sizes = (tokens, x.shape[-1], len(weight))
-        if _low_rank.product(torch.get_num_threads(), tensors, _PLAIN, torch.float32, sizes):
+        sizes = (x.numel() // x.shape[-1], x.shape[-1], len(weight))
+        if _low_rank.product(torch.get_num_threads(), (x, base[0], result, *base[1:]), _PLAIN, torch.float32, sizes):
             return result
     return F.linear(x, weight, bias)
 
 
-def _takes_wide(tokens: int) -> bool:
-    """Whether so many tokens are multiplied with a base layer's weight here; lower precision is torch's to give."""
-    return _wide and tokens >= FROM_TOKENS and torch.get_float32_matmul_precision() == "highest"
+def _takes_wide(tokens: int, terms: int, columns: int, of_adapters: int = 0) -> bool:
+    """Whether the product of so many tokens with a base layer's weight is made here.
+
+    Args:
+        terms: what is summed up for each number of the result.
+        columns: numbers of the result for each token.
+        of_adapters: rank times tasks. Their weights are packed, in no more memory than the base layer's weight.
+    """
+    wide = _wide and tokens >= FROM_TOKENS and columns >= FROM_COLUMNS and of_adapters <= terms
+    return wide and _full_precision()
+
+
+def _full_precision() -> bool:
+    """Whether torch's products of a processor have all 32 bits; lower precision is torch's to give."""
+    kinds: Any = torch.backends.mkldnn
+    try:
+        return kinds.matmul.fp32_precision in ("none", "ieee")
+    except AttributeError:  # before torch 2.9
+        return torch.get_float32_matmul_precision() == "highest"
+
+
+def _base(weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, ...] | None:
+    """Weight and bias of a base layer in tensors that hold their memory, whatever another thread does to the layer."""
+    found = (weight,) if bias is None else (weight, bias)
+    if weight.dim() != 2 or any(tensor.is_neg() for tensor in found) or (bias is not None and bias.dim() != 1):
+        return None  # torch's to compute, or its error
+    return tuple(tensor.detach() for tensor in found)
 
 
 def add_low_rank_(
     result: torch.Tensor, x: torch.Tensor, route: Route, down: Weights, up: Weights, scale: Scale
 ) -> bool:
     """Adds `s B(t) A(t) x` to `result [batch, ..., out]` in its own memory; False: it cannot, and has done nothing."""
-    return _suits(x) and _forward(result, x, None, route, down, up, scale) is not None
+    return _suits(x) and _forward(result, x, route, down, up, scale) is not None
 
 
 def linear_with_low_rank(
@@ -121,15 +145,18 @@ def linear_with_low_rank(
     scale: Scale,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """`W x + b + s B(t) A(t) x` of `x [batch, ..., in]`, and the states `A(t) x [tokens, r]`; None: it cannot."""
-    if not _suits(x):
+    base = _base(weight, bias) if _suits(x) else None
+    if not base:
         return None
     tokens = x.view(-1, x.shape[-1])
     result = x.new_empty(len(tokens), len(weight))
-    states = _forward(result, tokens, bias, route, down, up, scale, weight) if _takes_wide(len(tokens)) else None
+    states = None
+    if _takes_wide(len(tokens), x.shape[-1], len(weight), len(down) * len(down[0])):
+        states = _forward(result, tokens, route, down, up, scale, base[1:], base[0])
     if states is None:
         # The adapters' part first: what would begin with the bias begins with both, and the wide product adds to it.
-        base = x.new_zeros(len(weight)) if bias is None else bias
-        states = _forward(result, tokens, base, route, down, up, scale)
+        begin = base[1:] or (x.new_zeros(len(weight)),)
+        states = _forward(result, tokens, route, down, up, scale, begin)
         if states is None:
             return None
         result.addmm_(tokens, weight.t())
@@ -169,9 +196,10 @@ def gradients(
         told = _products((x, above, states, *down, *up, *more), route, len(down), scale)
         return bool(_low_rank.backward(torch.get_num_threads(), with_base, *places, told))
 
-    if learns[0] and _takes_wide(len(x)):
+    base = _base(weight, None) if learns[0] else None
+    if base and _takes_wide(len(x), len(weight), x.shape[-1], len(down) * len(down[0])):
         d_x = torch.empty_like(x)
-        if run(True, d_x, weight):
+        if run(True, d_x, *base):
             return d_x, d_down, d_up
     if not learns[0]:
         return (None, d_down, d_up) if run(False) else None
@@ -204,20 +232,19 @@ def _suits(x: torch.Tensor) -> bool:
 def _forward(
     y: torch.Tensor,
     x: torch.Tensor,
-    base: torch.Tensor | None,
     route: Route,
     down: Weights,
     up: Weights,
     scale: Scale,
+    begin: tuple[torch.Tensor, ...] = (),
     weight: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
-    """The states; `s B(t) A(t) x` is added to `y`, or to the vector `base`, which it then begins with. None: it cannot.
+    """The states; adds `s B(t) A(t) x` to `y`, or to the vector `begin`, which `y` then begins with. None: it cannot.
 
-    With a `weight`: `W x` is added to that, and to nothing without `base`.
+    With a `weight`: `W x` is added to that, and to nothing without `begin`.
     """
     states = x.new_empty(x.numel() // x.shape[-1], len(down[0]))
-    more = () if base is None else (base,)
-    more = more if weight is None else (*more, weight)
+    more = begin if weight is None else (*begin, weight)
     told = _products((x, y, states, *down, *up, *more), route, len(down), scale)
     return states if _low_rank.forward(torch.get_num_threads(), weight is not None, told) else None
 

@@ -4,8 +4,8 @@
  * as the product of a few words. If wanted y = W x + b + s B(t) A(t) x, one product.
  *
  * Tensors are looked at, their addresses taken and the adapters' weights read in one call that holds the interpreter's
- * lock: another thread may lay them elsewhere, and free where they were. It is let go for the product with W, which
- * reads no more than torch's does without it.
+ * lock: another thread may lay them elsewhere, and free where they were. It is let go for the product with W, of which
+ * the caller passes tensors of its own, that hold their memory.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -24,7 +24,7 @@
 #endif
 
 /* Terms of a wide product that are summed up before they are added to the result, as MKL does it on such processors:
- * its numbers are ours to the bit. After EACH of them memory is asked for. */
+ * its numbers are ours to the bit but for 193 to 383 terms, which it takes in halves. After EACH memory is asked for. */
 #define TERMS 192
 #define EACH 8
 /* Floats of a line of the cache. */
@@ -138,8 +138,8 @@ static int next_run(const Products *p, size_t first, size_t last, Run *run) {
 
 /* Asks for part `k` of `parts` of a weight. */
 static void ask_for(const float *weight, size_t size, size_t k, size_t parts) {
-  size_t line = 16, end = size * (k + 1) / parts;
-  for (size_t i = size * k / parts / line * line; i < end; i += line) __builtin_prefetch(weight + i, 0, 2);
+  size_t end = size * (k + 1) / parts;
+  for (size_t i = size * k / parts / LINE * LINE; i < end; i += LINE) __builtin_prefetch(weight + i, 0, 2);
 }
 
 /* The weights of the next run, part by part beside the blocks of this one: to wait for those of many tasks takes
@@ -351,39 +351,32 @@ static int read_products(Products *p, int backwards, int wide, PyObject *args, f
   return fits;
 }
 
-/* What a call gives: whether it has done it. */
+/* What a call gives: whether it has done it. Without enough memory it has not, and the caller has other ways. */
 static PyObject *done(int fits, float **places) {
   free(places);
   return fits < 0 ? NULL : PyBool_FromLong(fits);
 }
 
-/* The same of what can fail for want of memory alone. */
-static PyObject *worked(int enough, float **places) {
-  if (!enough) PyErr_NoMemory();
-  return done(enough ? 1 : -1, places);
-}
-
 /* y = W x + b + s B A x; 0: there was no memory. */
 static int all_forward(const Products *p, size_t threads) {
-  size_t states = p->tokens * p->rank, factors = panels_of(p->out) * kernels->panel * p->number * p->rank;
-  float *scaled = malloc((states + factors) * sizeof(float) + p->tokens * sizeof(size_t));
-  if (!scaled) return 0;
-  Wide w = {.rows = p->tokens, .terms = p->in, .columns = p->out, .x = p->x, .weight = p->weight, .y = p->above, .base = p->more,
-            .rank = p->rank, .number = p->number, .states = scaled, .factors = scaled + states};
-  size_t *of_rows = (size_t *)(scaled + states + factors);
-  w.tasks = of_rows;
+  const Kernels *all = kernels;
+  size_t panels = panels_of(all, p->out), states = p->tokens * p->rank, factors = panels * all->panel * p->number * p->rank;
+  size_t *of_rows = malloc(p->tokens * sizeof(size_t) + (states + factors) * sizeof(float));
+  if (!of_rows) return 0;
+  float *scaled = (float *)(of_rows + p->tokens), *packed = scaled + states;
+  Wide w = {.kernels = all, .rows = p->tokens, .terms = p->in, .columns = p->out, .x = p->x, .weight = p->weight, .y = p->above,
+            .base = p->more, .rank = p->rank, .number = p->number, .states = scaled, .tasks = of_rows, .factors = packed};
 #pragma omp parallel for num_threads((int)threads) schedule(static)
   for (size_t k = 0; k < threads; k++) {
     states_of(p, part(p->tokens, 1, k, threads), part(p->tokens, 1, k + 1, threads), scaled, of_rows);
-    size_t first = part(panels_of(p->out), 1, k, threads), last = part(panels_of(p->out), 1, k + 1, threads);
-    for (size_t i = 0; i < p->number; i++) pack_factors(p->out, p->rank, p->up[i], 0, i, p->number, first, last, scaled + states);
+    size_t first = part(panels, 1, k, threads), last = part(panels, 1, k + 1, threads);
+    for (size_t i = 0; i < p->number; i++) pack_factors(all, p->out, p->rank, p->up[i], 0, i, p->number, first, last, packed);
   }
-  /* From here on nothing is read that another thread may free but what torch's product would read. */
   int worked;
   Py_BEGIN_ALLOW_THREADS
   worked = wide(&w, threads);
   Py_END_ALLOW_THREADS
-  free(scaled);
+  free(of_rows);
   return worked;
 }
 
@@ -396,10 +389,10 @@ static PyObject *forward(PyObject *module, PyObject *args) {
   if (!PyArg_ParseTuple(args, "ipO!", &threads, &with_base, &PyTuple_Type, &what)) return NULL;
   int fits = read_products(&p, 0, with_base, what, &places);
   if (fits != 1) return done(fits, places);
-  if (with_base) return worked(all_forward(&p, (size_t)threads), places);
+  if (with_base) return done(all_forward(&p, (size_t)threads), places);
   size_t own = p.out * p.rank + BLOCK * p.rank;
   float *buffers = malloc((size_t)threads * own * sizeof(float));
-  if (!buffers) return worked(0, places);
+  if (!buffers) return done(0, places);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int k = 0; k < threads; k++) {
     size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
@@ -425,10 +418,10 @@ static PyObject *backward(PyObject *module, PyObject *args) {
   /* The states' gradients; then for each thread B transposed, or its part of B's gradients; then what x's gradient needs. */
   size_t widest = (p.out + 16 * (size_t)threads) / (size_t)threads, states = p.tokens * p.rank;
   size_t own = p.rank * (d_up && p.number * widest > p.out ? p.number * widest : p.out);
-  size_t factors = with_base ? panels_of(p.in) * kernels->panel * p.number * p.rank : 0;
+  size_t factors = with_base ? panels_of(kernels, p.in) * kernels->panel * p.number * p.rank : 0;
   size_t wider = p.in > p.out ? p.in : p.out, all = states + (size_t)threads * own + factors + wider;
   float *d_states = malloc(p.tokens * sizeof(size_t) + all * sizeof(float) + (size_t)threads * p.number);
-  if (!d_states) return worked(0, places);
+  if (!d_states) return done(0, places);
   size_t *of_rows = (size_t *)d_states;
   d_states = (float *)(of_rows + p.tokens);
   float *buffers = d_states + states, *packed = buffers + (size_t)threads * own, *zeros = packed + factors;
@@ -451,21 +444,22 @@ static PyObject *backward(PyObject *module, PyObject *args) {
       if (d_down && from < to) sum_up(&p, d_states, p.x + from, p.in, to - from, d_down + from, p.in, zeros, seen);
       from = part(p.out, 16, thread, number), to = part(p.out, 16, thread + 1, number);
       if (d_up && from < to) of_up(&p, p.above, d_up, from, to, buffers + thread * own, zeros, seen);
-      from = part(panels_of(p.in), 1, thread, number), to = part(panels_of(p.in), 1, thread + 1, number);
+      from = part(panels_of(kernels, p.in), 1, thread, number), to = part(panels_of(kernels, p.in), 1, thread + 1, number);
       for (size_t i = 0; with_base && i < p.number; i++) {
-        pack_factors(p.in, p.rank, p.down[i], 1, i, p.number, from, to, packed);
+        pack_factors(kernels, p.in, p.rank, p.down[i], 1, i, p.number, from, to, packed);
       }
     }
   }
+  int worked = 1;
   if (with_base) {
-    Wide w = {.rows = p.tokens, .terms = p.out, .columns = p.in, .x = p.above, .weight = p.weight, .y = p.more, .turned = 1,
+    Wide w = {.kernels = kernels, .rows = p.tokens, .terms = p.out, .columns = p.in, .x = p.above, .weight = p.weight, .y = p.more, .turned = 1,
               .rank = p.rank, .number = p.number, .states = d_states, .tasks = of_rows, .factors = packed};
     Py_BEGIN_ALLOW_THREADS
-    fits = wide(&w, (size_t)threads);
+    worked = wide(&w, (size_t)threads);
     Py_END_ALLOW_THREADS
   }
   free(of_rows);
-  return worked(fits, places);
+  return done(worked, places);
 }
 
 static PyObject *product(PyObject *module, PyObject *args) {
@@ -486,11 +480,11 @@ static PyObject *product(PyObject *module, PyObject *args) {
   Shape shapes[4] = {{0, rows * in}, {out, out * in}, {0, rows * out}, {out, out}};
   int fits = places_of(tensors, shapes, kinds, dtype, places);
   if (fits != 1) return done(fits, NULL);
-  Wide w = {.rows = rows, .terms = in, .columns = out, .x = places[0], .weight = places[1], .y = places[2], .base = places[3]};
+  Wide w = {.kernels = kernels, .rows = rows, .terms = in, .columns = out, .x = places[0], .weight = places[1], .y = places[2], .base = places[3]};
   Py_BEGIN_ALLOW_THREADS
   fits = wide(&w, (size_t)threads);
   Py_END_ALLOW_THREADS
-  return worked(fits, NULL);
+  return done(fits, NULL);
 }
 
 static PyObject *use(PyObject *module, PyObject *args) {

@@ -6,6 +6,7 @@
 #define MOST_ROWS 12
 
 typedef struct {
+  const Kernels *kernels;      /* read once: another thread may choose others meanwhile */
   size_t rows, terms, columns; /* of x; summed up; of the result */
   const float *x, *weight;     /* [rows, terms]; [columns, terms], or `turned` [terms, columns] */
   float *y;                    /* [rows, columns] */
@@ -18,20 +19,20 @@ typedef struct {
   size_t parts;                /* the rows are cut into */
 } Wide;
 
-static size_t panels_of(size_t columns) { return (columns + kernels->panel - 1) / kernels->panel; }
+static size_t panels_of(const Kernels *k, size_t columns) { return (columns + k->panel - 1) / k->panel; }
 
 /* Packs B of a task, [columns, rank], or `turned` A, [rank, columns], into the panels from `first` on before `last`. */
-static void pack_factors(size_t columns, size_t rank, const float *weight, int turned, size_t task, size_t number, size_t first,
-                         size_t last, float *factors) {
+static void pack_factors(const Kernels *k, size_t columns, size_t rank, const float *weight, int turned, size_t task,
+                         size_t number, size_t first, size_t last, float *factors) {
   for (size_t i = first; i < last; i++) {
-    size_t column = i * kernels->panel, some = smaller(kernels->panel, columns - column);
-    float *panel = factors + (i * number + task) * rank * kernels->panel;
+    size_t column = i * k->panel, some = smaller(k->panel, columns - column);
+    float *panel = factors + (i * number + task) * rank * k->panel;
     if (turned) {
-      kernels->pack_columns(some, rank, weight + column, columns, panel);
-    } else if (rank == 8 && some == kernels->panel) {
-      kernels->transpose(some, rank, weight + column * rank, panel);
+      k->pack_columns(some, rank, weight + column, columns, panel);
+    } else if (rank == 8 && some == k->panel) {
+      k->transpose(some, rank, weight + column * rank, panel);
     } else {
-      kernels->pack_rows(some, rank, weight + column * rank, rank, panel);
+      k->pack_rows(some, rank, weight + column * rank, rank, panel);
     }
   }
 }
@@ -42,7 +43,7 @@ static const float *of_panel(const Wide *p, size_t column) { return p->weight + 
 /* The memory of the panel that begins with this column, to be asked for in `times` parts. */
 static Ask ask_for_panel(const Wide *p, size_t column, size_t times) {
   if (column >= p->columns) return (Ask){0};
-  size_t columns = smaller(kernels->panel, p->columns - column);
+  size_t columns = smaller(p->kernels->panel, p->columns - column);
   /* Weights that lie in a file begin anywhere, and so have a part of a line more. */
   size_t before = (uintptr_t)of_panel(p, column) / sizeof(float) % LINE;
   size_t lines = (before + (p->turned ? columns : p->terms) + LINE - 1) / LINE, all = lines * (p->turned ? p->terms : columns);
@@ -68,12 +69,12 @@ static size_t next_rows(const Wide *p, size_t row, size_t most, int *together) {
 static void wide_panel(const Wide *p, size_t column, size_t first, size_t last, float *panel) {
   float rest[MOST_ROWS * WIDEST_PANEL], base[WIDEST_PANEL] = {0};
   const float *of_rows[MOST_ROWS] = {0};
-  size_t width = kernels->panel, columns = smaller(width, p->columns - column);
+  size_t width = p->kernels->panel, columns = smaller(width, p->columns - column);
   size_t steps = (last - first + MOST_ROWS - 1) / MOST_ROWS;
   const float *factors = p->factors + column * p->number * p->rank;
   Ask ask = ask_for_panel(p, column + width, steps * (p->terms / EACH) + 1);
   if (p->base) memcpy(base, p->base + column, columns * sizeof(float));
-  (p->turned ? kernels->pack_columns : kernels->pack_rows)(columns, p->terms, of_panel(p, column),
+  (p->turned ? p->kernels->pack_columns : p->kernels->pack_rows)(columns, p->terms, of_panel(p, column),
                                                            p->turned ? p->columns : p->terms, panel);
   for (size_t m = first, rows = 0; m < last; m += rows) {
     int together;
@@ -83,20 +84,22 @@ static void wide_panel(const Wide *p, size_t column, size_t first, size_t last, 
     Tile tile = {p->terms, p->x + m * p->terms, p->terms, panel, y, p->columns, &ask, base, p->rank,
                  p->states + m * p->rank, of_rows, together};
     if (columns == width) {
-      kernels->tiles(rows, &tile);
+      p->kernels->tiles(rows, &tile);
       continue;
     }
     tile.y = rest, tile.ldy = width;
-    kernels->tiles(rows, &tile);
+    p->kernels->tiles(rows, &tile);
     for (size_t i = 0; i < rows; i++) memcpy(y + i * p->columns, rest + i * width, columns * sizeof(float));
   }
 }
 
 /* 0: there was no memory. */
 static int wide(Wide *p, size_t threads) {
-  size_t panels = panels_of(p->columns), own = p->terms * kernels->panel; /* a number of lines: a panel has one at least */
-  float *memory = malloc((threads * own + LINE) * sizeof(float)), *aligned = memory + LINE - (uintptr_t)memory / sizeof(float) % LINE;
+  size_t panels = panels_of(p->kernels, p->columns);
+  size_t own = p->terms * p->kernels->panel; /* a number of lines: a panel has one at least */
+  float *memory = malloc((threads * own + LINE) * sizeof(float));
   if (!memory) return 0;
+  float *aligned = memory + LINE - (uintptr_t)memory / sizeof(float) % LINE;
   /* Few panels for many threads: rows are cut too. */
   p->parts = threads == 1 || panels % threads == 0 ? 1 : (4 * threads + panels - 1) / panels;
   p->parts = smaller(p->parts, p->rows < FEWEST ? 1 : p->rows / FEWEST);
@@ -105,7 +108,7 @@ static int wide(Wide *p, size_t threads) {
   for (size_t thread = 0; thread < threads; thread++) {
     for (size_t i = pieces * thread / threads; i < pieces * (thread + 1) / threads; i++) {
       size_t k = i % p->parts, first = part(p->rows, MOST_ROWS, k, p->parts), last = part(p->rows, MOST_ROWS, k + 1, p->parts);
-      if (first < last) wide_panel(p, i / p->parts * kernels->panel, first, last, aligned + thread * own);
+      if (first < last) wide_panel(p, i / p->parts * p->kernels->panel, first, last, aligned + thread * own);
     }
   }
   free(memory);
