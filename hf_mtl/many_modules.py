@@ -23,15 +23,19 @@ class ManyModulesMixin(PreTrainedModel):
             super().zero_grad(set_to_none=False)
             return
         modules: list[Any] = [self]
-        seen = {id(None)}
+        seen = set()
         for module in modules:  # which grows meanwhile
-            for parameter in module._parameters.values():
+            held = vars(module)
+            if "_modules" not in held:  # a compiled one
+                module.zero_grad()
+                continue
+            for parameter in held["_parameters"].values():
                 if parameter is not None:
                     parameter.grad = None
-            for child in module._modules.values():
-                if id(child) not in seen:
-                    seen.add(id(child))
-                    modules.append(child)
+            children = held["_modules"]
+            if children and id(module) not in seen:
+                seen.add(id(module))
+                modules.extend([child for child in children.values() if child is not None])
 
     def train(self, mode: bool = True) -> Self:
         """Sets all modules to training, or to evaluation."""
