@@ -79,7 +79,7 @@ class FreezingMixin(PreTrainedModel):
             self._frozen_outputs = None
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the model to training or evaluation; frozen layers are always in evaluation."""
+        """Sets the model to training or evaluation; what `freeze_layers` froze is always in evaluation."""
         super().train(mode)
         _, below = self._below
         if not below:

@@ -373,6 +373,9 @@ def test_the_environment_turns_them_off() -> None:
         env = {**os.environ, "HF_MTL_NATIVE": setting}
         found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         assert found.stdout.split() == expected
+    env = {**os.environ, "HF_MTL_NATIVE": "adapter"}
+    failed = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert "HF_MTL_NATIVE='adapter' is not known" in failed.stderr
 
 
 def test_what_is_passed_is_checked_before_memory_is_touched() -> None:

@@ -78,9 +78,15 @@ def instructions() -> str | None:
 
 _instructions: str | None = None
 _wide = False
-_setting = os.environ.get("HF_MTL_NATIVE", "1")
+_SETTINGS = {"": None, "1": None, "adapters": False, "all": True}  # of the environment's HF_MTL_NATIVE
+_setting = os.environ.get("HF_MTL_NATIVE", "")
+if _setting not in (*_SETTINGS, "0"):
+    raise ValueError(
+        f"HF_MTL_NATIVE={_setting!r} is not known. Set 0 (torch's products), adapters (compiled ones for adapters), "
+        "all (for base layers too) or 1, which is the fastest, like nothing at all."
+    )
 if _low_rank is not None and _setting != "0":
-    use_instructions(wide={"adapters": False, "all": True}.get(_setting))
+    use_instructions(wide=_SETTINGS[_setting])
 
 
 def wide_products() -> bool:

@@ -512,8 +512,8 @@ static PyObject *of_amd(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef METHODS[] = {
-    {"forward", forward, METH_VARARGS, "Adds the low-rank products to y; see native.py."},
-    {"backward", backward, METH_VARARGS, "Adds to the gradient of x, fills those of A and B; see native.py."},
+    {"forward", forward, METH_VARARGS, "Adds the low-rank products to y, or fills it with the base layer's too; see native.py."},
+    {"backward", backward, METH_VARARGS, "Adds to the gradient of x, or fills it too; fills those of A and B; see native.py."},
     {"product", product, METH_VARARGS, "y = W x + b; see native.py."},
     {"use", use, METH_VARARGS, "Chooses instructions, the best or the named; returns which, None: this processor has not these."},
     {"of_amd", of_amd, METH_NOARGS, "Whether this processor is one of AMD's."},

@@ -1,8 +1,8 @@
 /* The pieces of a product of wide matrices, written once and compiled for one set of instructions after another.
  *
  * Before each inclusion as for kernels.h, and AT_ONCE: how many rows a tile has at most. A tile is PANEL columns of the
- * result wide, two registers; what it sums up stays in registers from the first to the last of its terms. Of the other
- * factor a panel is packed: the terms' values for these columns, one term after another.
+ * result wide, two registers a row; what it sums up stays in registers for TERMS terms. Of the other factor a panel is
+ * packed: the terms' values for these columns, one term after another.
  *
  * Each number is summed up term by term in one order, whatever rows are beside it.
  */
