@@ -153,8 +153,9 @@ def test_what_is_no_linear_layer_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["adapters", "all"])
-def test_an_adapter_that_is_not_finite_ruins_its_own_rows_alone(wide: bool) -> None:
+def test_an_adapter_that_is_not_finite_ruins_its_own_rows_alone(wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     native.use_instructions(wide=wide)
+    monkeypatch.setattr(native, "FROM_COLUMNS", 1)
     module, index = layer(), torch.arange(60) % 4
     x = torch.randn(60, 12, requires_grad=True)
     with torch.no_grad():
@@ -205,8 +206,9 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return called
 
 
-def test_a_row_has_the_same_bits_whatever_is_beside_it() -> None:
+def test_a_row_has_the_same_bits_whatever_is_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(native, "FROM_COLUMNS", 1)
     module, x = layer(), torch.randn(8, 11, 12)  # more tokens than from which on torch's wide products are not taken
     with torch.no_grad():
         with use_route(route_of([0, 0, 0, 1, 1, 1, 1, 2])):

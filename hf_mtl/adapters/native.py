@@ -97,9 +97,11 @@ def wide_products() -> bool:
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """`W x + b` of `x [..., in]`, without a graph and without autocast."""
     base = _base(weight, bias) if x.dim() and _suits(x) else None
-    if base and _takes_wide(x.numel() // x.shape[-1], x.shape[-1], len(weight)):
+    if not base:
+        return F.linear(x, weight, bias)
+    sizes = (x.numel() // x.shape[-1], x.shape[-1], len(weight))
+    if _takes_wide(*sizes):
         result = x.new_empty(*x.shape[:-1], len(weight))
-        sizes = (x.numel() // x.shape[-1], x.shape[-1], len(weight))
         if _low_rank.product(torch.get_num_threads(), (x, base[0], result, *base[1:]), _PLAIN, torch.float32, sizes):
             return result
     return F.linear(x, weight, bias)

@@ -24,6 +24,8 @@ typedef float NAME(anywhere) __attribute__((vector_size(4 * LANES), aligned(4), 
 #else
 #define EVEN(a, b) SHUFFLE(NAME(ivec), a, b, 0, 2, 4, 6, 8, 10, 12, 14)
 #define ODD(a, b) SHUFFLE(NAME(ivec), a, b, 1, 3, 5, 7, 9, 11, 13, 15)
+#define FIRST(a, b) SHUFFLE(NAME(ivec), a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define SECOND(a, b) SHUFFLE(NAME(ivec), a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #endif
 #define PAIRS(a, b) (EVEN(a, b) + ODD(a, b))
 
@@ -213,15 +215,3 @@ TARGET static void NAME(transpose_back)(size_t rows, size_t columns, float scale
     for (size_t j = 0; j < rows; j++) out[done * rows + j] = scale * w[j * columns + done];
   }
 }
-
-#undef VEC
-#undef LOAD
-#undef STORE
-#undef INLINE
-#undef EVEN
-#undef ODD
-#undef PAIRS
-#undef FIRST
-#undef SECOND
-#undef OVER_ROWS
-#undef OVER_TERMS

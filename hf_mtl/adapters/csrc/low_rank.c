@@ -152,8 +152,7 @@ static void ask_for_next(const Products *p, const Run *run, size_t last, size_t 
 }
 
 /* y = bias + s B A x, or y += s B A x where there is none to begin with. */
-static void add_low_rank(const Products *p, const float *bias, float *y, size_t first, size_t last, float *up,
-                         float *scaled) {
+static void add_low_rank(const Products *p, size_t first, size_t last, float *up, float *scaled) {
   for (Run run = {0}; next_run(p, first, last, &run);) {
     kernels->transpose(p->out, p->rank, p->up[run.task], up);
     for (size_t t = run.start, k = 0; t < run.stop; t += BLOCK, k++) {
@@ -162,7 +161,7 @@ static void add_low_rank(const Products *p, const float *bias, float *y, size_t 
       ask_for_next(p, &run, last, k);
       kernels->dot(rows, p->rank, p->x + t * p->in, p->in, p->down[run.task], p->in, p->in, states, p->rank);
       for (size_t i = 0; i < rows * p->rank; i++) scaled[i] = p->scales[run.task] * states[i];
-      kernels->add(rows, p->rank, bias, y + t * p->out, p->out, scaled, p->rank, 1, up, p->out, p->out);
+      kernels->add(rows, p->rank, p->more, p->above + t * p->out, p->out, scaled, p->rank, 1, up, p->out, p->out);
     }
   }
 }
@@ -188,15 +187,14 @@ static void states_of(const Products *p, size_t first, size_t last, float *scale
 }
 
 /* The states' gradients of these tokens, and what they add to that of x, if it has one. */
-static void through_states(const Products *p, const float *dy, float *dx, float *d_states, size_t first, size_t last,
-                           float *up) {
+static void through_states(const Products *p, float *dx, float *d_states, size_t first, size_t last, float *up) {
   for (Run run = {0}; next_run(p, first, last, &run);) {
     kernels->transpose(p->out, p->rank, p->up[run.task], up);
     for (size_t t = run.start, k = 0; t < run.stop; t += BLOCK, k++) {
       size_t rows = smaller(BLOCK, run.stop - t);
       float *own = d_states + t * p->rank;
       ask_for_next(p, &run, last, k);
-      kernels->dot(rows, p->rank, dy + t * p->out, p->out, up, p->out, p->out, own, p->rank);
+      kernels->dot(rows, p->rank, p->above + t * p->out, p->out, up, p->out, p->out, own, p->rank);
       for (size_t i = 0; i < rows * p->rank; i++) own[i] *= p->scales[run.task];
       if (dx) kernels->add(rows, p->rank, NULL, dx + t * p->in, p->in, own, p->rank, 1, p->down[run.task], p->in, p->in);
     }
@@ -219,10 +217,9 @@ static void sum_up(const Products *p, const float *states, const float *x, size_
 }
 
 /* The rows from `from` to `to` of B's gradients, [tasks, out, rank]; `sums` holds what is theirs for all tasks. */
-static void of_up(const Products *p, const float *dy, float *d_up, size_t from, size_t to, float *sums, const float *zeros,
-                  char *seen) {
+static void of_up(const Products *p, float *d_up, size_t from, size_t to, float *sums, const float *zeros, char *seen) {
   size_t width = to - from;
-  sum_up(p, p->states, dy + from, p->out, width, sums, width, zeros, seen);
+  sum_up(p, p->states, p->above + from, p->out, width, sums, width, zeros, seen);
   for (size_t task = 0; task < p->number; task++) {
     const float *own = sums + task * p->rank * width;
     float *result = d_up + (task * p->out + from) * p->rank;
@@ -398,7 +395,7 @@ static PyObject *forward(PyObject *module, PyObject *args) {
     size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
     size_t last = part(p.tokens, 1, (size_t)k + 1, (size_t)threads);
     float *up_of_task = buffers + (size_t)k * own;
-    add_low_rank(&p, p.more, p.above, first, last, up_of_task, up_of_task + p.out * p.rank);
+    add_low_rank(&p, first, last, up_of_task, up_of_task + p.out * p.rank);
   }
   free(buffers);
   return done(1, places);
@@ -420,10 +417,9 @@ static PyObject *backward(PyObject *module, PyObject *args) {
   size_t own = p.rank * (d_up && p.number * widest > p.out ? p.number * widest : p.out);
   size_t factors = with_base ? panels_of(kernels, p.in) * kernels->panel * p.number * p.rank : 0;
   size_t wider = p.in > p.out ? p.in : p.out, all = states + (size_t)threads * own + factors + wider;
-  float *d_states = malloc(p.tokens * sizeof(size_t) + all * sizeof(float) + (size_t)threads * p.number);
-  if (!d_states) return done(0, places);
-  size_t *of_rows = (size_t *)d_states;
-  d_states = (float *)(of_rows + p.tokens);
+  size_t *of_rows = malloc(p.tokens * sizeof(size_t) + all * sizeof(float) + (size_t)threads * p.number);
+  if (!of_rows) return done(0, places);
+  float *d_states = (float *)(of_rows + p.tokens);
   float *buffers = d_states + states, *packed = buffers + (size_t)threads * own, *zeros = packed + factors;
   char *seen_by = (char *)(zeros + wider);
   memset(zeros, 0, wider * sizeof(float));
@@ -433,7 +429,7 @@ static PyObject *backward(PyObject *module, PyObject *args) {
     for (int k = 0; k < threads; k++) {
       size_t first = part(p.tokens, 1, (size_t)k, (size_t)threads);
       size_t last = part(p.tokens, 1, (size_t)k + 1, (size_t)threads);
-      through_states(&p, p.above, with_base ? NULL : p.more, d_states, first, last, buffers + (size_t)k * own);
+      through_states(&p, with_base ? NULL : p.more, d_states, first, last, buffers + (size_t)k * own);
       if (with_base) whose_rows(&p, first, last, of_rows);
     }
 #pragma omp for schedule(static)
@@ -443,7 +439,7 @@ static PyObject *backward(PyObject *module, PyObject *args) {
       size_t from = part(p.in, 16, thread, number), to = part(p.in, 16, thread + 1, number);
       if (d_down && from < to) sum_up(&p, d_states, p.x + from, p.in, to - from, d_down + from, p.in, zeros, seen);
       from = part(p.out, 16, thread, number), to = part(p.out, 16, thread + 1, number);
-      if (d_up && from < to) of_up(&p, p.above, d_up, from, to, buffers + thread * own, zeros, seen);
+      if (d_up && from < to) of_up(&p, d_up, from, to, buffers + thread * own, zeros, seen);
       from = part(panels_of(kernels, p.in), 1, thread, number), to = part(panels_of(kernels, p.in), 1, thread + 1, number);
       for (size_t i = 0; with_base && i < p.number; i++) {
         pack_factors(kernels, p.in, p.rank, p.down[i], 1, i, p.number, from, to, packed);

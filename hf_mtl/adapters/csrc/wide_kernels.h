@@ -1,29 +1,13 @@
 /* The pieces of a product of wide matrices, written once and compiled for one set of instructions after another.
  *
- * Before each inclusion as for kernels.h, and AT_ONCE: how many rows a tile has at most. A tile is PANEL columns of the
+ * After kernels.h, whose macros it uses and ends. Before each inclusion also AT_ONCE: how many rows a tile has at most. A tile is PANEL columns of the
  * result wide, two registers a row; what it sums up stays in registers for TERMS terms. Of the other factor a panel is
  * packed: the terms' values for these columns, one term after another.
  *
  * Each number is summed up term by term in one order, whatever rows are beside it.
  */
 
-typedef float NAME(wide_vec) __attribute__((vector_size(4 * LANES)));
-typedef int NAME(wide_ivec) __attribute__((vector_size(4 * LANES)));
-typedef float NAME(wide_anywhere) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-#define VEC NAME(wide_vec)
-#define LOAD(p) (*(const NAME(wide_anywhere) *)(p))
-#define STORE(p, v) (*(NAME(wide_anywhere) *)(p) = (v))
-#define INLINE static inline __attribute__((always_inline)) TARGET
 #define PANEL (2 * LANES)
-
-#if LANES == 16
-#define LOW(a, b) SHUFFLE(NAME(wide_ivec), a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define HIGH(a, b) SHUFFLE(NAME(wide_ivec), a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-#else
-#define LOW(a, b) SHUFFLE(NAME(wide_ivec), a, b, 0, 8, 1, 9, 2, 10, 3, 11)
-#define HIGH(a, b) SHUFFLE(NAME(wide_ivec), a, b, 4, 12, 5, 13, 6, 14, 7, 15)
-#endif
 
 /* sums[m] += x[m, k] panel[k], for a term k; every third row has a pointer, the others are one and two rows further, so
  * that all fit into registers. */
@@ -128,7 +112,7 @@ TARGET static void NAME(pack_rows)(size_t columns, size_t terms, const float *w,
 #pragma GCC unroll 4
         for (int step = 1; step < LANES; step *= 2) {
 #pragma GCC unroll 16
-          for (int i = 0; i < LANES / 2; i++) b[2 * i] = LOW(a[i], a[i + LANES / 2]), b[2 * i + 1] = HIGH(a[i], a[i + LANES / 2]);
+          for (int i = 0; i < LANES / 2; i++) b[2 * i] = FIRST(a[i], a[i + LANES / 2]), b[2 * i + 1] = SECOND(a[i], a[i + LANES / 2]);
 #pragma GCC unroll 16
           for (int i = 0; i < LANES; i++) a[i] = b[i];
         }
@@ -154,11 +138,16 @@ TARGET static void NAME(pack_columns)(size_t columns, size_t terms, const float 
   }
 }
 
+#undef PANEL
+#undef TERM
 #undef VEC
 #undef LOAD
 #undef STORE
 #undef INLINE
-#undef PANEL
-#undef TERM
-#undef LOW
-#undef HIGH
+#undef EVEN
+#undef ODD
+#undef PAIRS
+#undef FIRST
+#undef SECOND
+#undef OVER_ROWS
+#undef OVER_TERMS
