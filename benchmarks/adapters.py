@@ -2,29 +2,33 @@
 
     taskset -c 1 python benchmarks/adapters.py [PART ...] [--turns N] [--tasks N] [--rank R]
 
-Parts: `forward`, `backward`, `trunk`, `number` (all where none is named). all-MiniLM-L6-v2, adapters in all linear
-layers, one thread, processor time. In each turn every way runs once, in a new order; printed is the median over turns
-of a way's time over that of the turn's yardstick, which is named first with its median time.
+Parts: `forward`, `backward`, `trunk`, `number`, `trainer` (all where none is named). all-MiniLM-L6-v2, adapters in all
+linear layers, one thread, processor time. In each turn every way runs once, in a new order; printed is the median over
+turns of a way's time over that of the turn's yardstick, which is named first with its median time.
 
 Memory that is freed is kept by the process (glibc). Else a way pays for some or all of its pages anew, by what was
 freed before it: full fine-tuning up to 20,000 pages a step, a tenth of its time.
 """
 
 import argparse
+import contextlib
 import ctypes
 import random
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
+import datasets
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, TrainerCallback
 
-from hf_mtl import MultiTaskModel, TextClassification
+from hf_mtl import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, TextClassification
 from hf_mtl.adapters import native
 from hf_mtl.bundled import locate_backbone
 
@@ -100,10 +104,14 @@ def measure(title: str, ways: Ways, turns: int, goals: Mapping[str, float], scal
     for name in list(ways)[1:]:
         part = scale.get(name, 1.0)
         ratios = [a / b / part for a, b in zip(taken[name], taken[yard], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        goal = f"; goal: at most {goals[name]:.2f}" if name in goals else ""
         unit = f" of {part:.2f} {yard}s" if name in scale else ""
-        print(f"    {name:34} {middle:.3f}{unit} (quartiles {low:.3f} to {high:.3f}{goal})", flush=True)
+        print_ratios(name, ratios, goals.get(name), unit)
+
+
+def print_ratios(name: str, ratios: Sequence[float], goal: float | None, unit: str = "") -> None:
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    wanted = "" if goal is None else f"; goal: at most {goal:.2f}"
+    print(f"    {name:34} {middle:.3f}{unit} (quartiles {low:.3f} to {high:.3f}{wanted})", flush=True)
 
 
 def by_parts(model: MultiTaskModel, names: list[str], inputs: dict[str, torch.Tensor], index: torch.Tensor) -> None:
@@ -200,8 +208,46 @@ def number(rank: int, turns: int) -> None:
     measure("training step of two tasks' rows, 16 x 16 tokens", steps, turns, {"128 tasks": 1.05})
 
 
+class Clock(TrainerCallback):
+    """How long each optimizer step but the first few took."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.ends.append(time.process_time())
+
+    def seconds(self) -> list[float]:
+        return [after - before for before, after in pairwise(self.ends[2:])]
+
+
+def trainer(rank: int, turns: int) -> None:
+    """The same in MultiTaskTrainer, from one step's end to the next one's: batches, losses, norm and log as always."""
+    texts = {f"task{i}": [{"text": "one two three four five six seven " * 2, "label": "no"}] * 64 for i in range(2)}
+    taken: dict[int, list[float]] = {2: [], 16: [], 128: []}
+    with tempfile.TemporaryDirectory() as folder:
+        args = MultiTaskTrainingArguments(
+            output_dir=folder, max_steps=12, per_device_train_batch_size=16, batching="mixed", report_to="none",
+            save_strategy="no", disable_tqdm=True, use_cpu=True, logging_steps=5,
+        )  # fmt: skip
+        trainers = {tasks: MultiTaskTrainer(routed(tasks, lora(rank)), args, train_dataset=texts) for tasks in taken}
+        shuffle = random.Random(0)
+        for _ in range(turns):
+            for tasks, one in shuffle.sample(list(trainers.items()), len(trainers)):
+                one.add_callback(clock := Clock())
+                with contextlib.redirect_stdout(None):
+                    one.train()
+                one.remove_callback(clock)
+                taken[tasks].append(statistics.median(clock.seconds()))
+    yard = statistics.median(taken[2]) * 1000
+    print(f"step of MultiTaskTrainer, two tasks' rows, 16 x 16 tokens: 2 tasks {yard:.1f} ms")
+    for tasks in (16, 128):
+        ratios = [a / b for a, b in zip(taken[tasks], taken[2], strict=True)]
+        print_ratios(f"{tasks} tasks", ratios, 1.05 if tasks == 128 else None)
+
+
 def main() -> None:
-    parts = ["forward", "backward", "trunk", "number"]
+    parts = ["forward", "backward", "trunk", "number", "trainer"]
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", default=parts)
     parser.add_argument("--turns", type=int, default=30)
@@ -212,6 +258,7 @@ def main() -> None:
     keep_freed_memory()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     wide = ", with the base layers'" if native.wide_products() else ""
     print(f"torch {torch.__version__}, adapters' products by {native.instructions() or 'torch'}{wide}")
     for part in given.parts or parts:
@@ -221,8 +268,10 @@ def main() -> None:
             backward(given.tasks, given.rank, given.turns)
         elif part == "trunk":
             trunk(8, given.rank, given.turns)
-        else:
+        elif part == "number":
             number(given.rank, given.turns)
+        else:
+            trainer(given.rank, max(given.turns // 3, 2))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer
 
 from .adapters import task_of_key
 from .balancing import Balancing, GradientBalancing, GradientRows, LossBalancing, make_balancing
+from .many_parameters import ManyParametersMixin
 from .tasks import Task
 from .training_args import MultiTaskTrainingArguments
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _STATE = "balancing.json"  # in a checkpoint's folder
 
 
-class BalancedTrainingMixin(Trainer):
+class BalancedTrainingMixin(ManyParametersMixin):
     """The training step of `MultiTaskTrainer` where `args.balancing` is not `static`.
 
     A micro-batch is backpropagated as soon as it is read, task by task. What its losses or gradients are is kept until
@@ -61,7 +61,7 @@ class BalancedTrainingMixin(Trainer):
                     f"balancing={self.args.balancing!r} {reason}, which DeepSpeed and FSDP have not: train without "
                     "them, or with balancing='static'."
                 )
-            model: Any = self.accelerator.unwrap_model(self.model)
+            model = self._own_model()
             owners = {parameter: task_of_key(key) for key, parameter in model.named_parameters()}
             self._owners = {parameter: name for parameter, name in owners.items() if name in self._tasks}
             if kwargs.get("resume_from_checkpoint") is not None:
@@ -101,8 +101,7 @@ class BalancedTrainingMixin(Trainer):
         return loss.detach() / self.current_gradient_accumulation_steps
 
     def _trained(self) -> list[torch.nn.Parameter]:
-        model: Any = self.model
-        return [p for p in model.parameters() if p.requires_grad]
+        return [p for p in self._own_model().every_parameter() if p.requires_grad]
 
     def _weighted(self, name: str, loss: Tensor) -> Tensor:
         """A task's part of the step's plain loss."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from .data import EncodedDataset, encode_dataset, named_rows
+from .many_parameters import ManyParametersMixin
 from .metrics import flatten_scores, mean_score
 from .nearest import nearest
 from .tasks import Task
@@ -22,7 +22,7 @@ __all__ = ["EvaluationMixin", "baseline_score"]
 Scores = dict[str, dict[str, float]]
 
 
-class EvaluationMixin(Trainer):
+class EvaluationMixin(ManyParametersMixin):
     """What `MultiTaskTrainer` does with a model that it does not train."""
 
     args: MultiTaskTrainingArguments
@@ -49,7 +49,7 @@ class EvaluationMixin(Trainer):
         start = time.time()
         _, scores, metrics, rows = self._answer(eval_dataset, metric_key_prefix)
         if not self.is_in_train and scores:
-            config = self.accelerator.unwrap_model(self.model).config
+            config: Any = self._own_model().config
             kept = {k: v for k, v in (config.card_data or {}).items() if k != "baselines"}
             config.card_data = kept | {"split": metric_key_prefix, "results": scores}
         batches = math.ceil(rows / (self.args.eval_batch_size * self.args.world_size))
@@ -111,7 +111,7 @@ class EvaluationMixin(Trainer):
             if tuned != task:
                 changed[name] = tuned
         for name, task in changed.items():
-            self.accelerator.unwrap_model(self.model).replace_task(task)
+            self._own_model().replace_task(task)
             self._tasks[name] = task
             for parts in (self.eval_dataset, self.train_dataset and self.train_dataset.parts):
                 if parts and name in parts:
@@ -138,7 +138,7 @@ class EvaluationMixin(Trainer):
         return loss, None if prediction_loss_only else logits, None
 
     def _check_tasks(self) -> None:
-        before, now = list(self._ids), list(self.accelerator.unwrap_model(self.model).tasks)
+        before, now = list(self._ids), list(self._own_model().tasks)
         if before != now:
             raise ValueError(
                 f"The model's tasks have changed since this trainer was made: they were {before}, and are {now}. Make "

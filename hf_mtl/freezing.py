@@ -13,12 +13,13 @@ from .adapters import adapter_names, adapter_parameters, learning_names, stack_o
 from .config import MultiTaskConfig
 from .frozen_outputs import FrozenOutputs
 from .language_model import text_part
+from .many_modules import ManyModulesMixin
 from .tasks import Task
 
 __all__ = ["FreezingMixin"]
 
 
-class FreezingMixin(PreTrainedModel):
+class FreezingMixin(ManyModulesMixin):
     """The part of a `MultiTaskModel` that knows what learns."""
 
     config: MultiTaskConfig
@@ -91,6 +92,7 @@ class FreezingMixin(PreTrainedModel):
 
     def _freeze(self) -> None:
         """Says what learns. Loading makes every parameter trainable, so it is said anew."""
+        self._forget_modules()
         if self.config.adapters is None:
             self._below_learns(False)
             return

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file
 
-from .adapters import adapter_layers, of_adapter, task_of_key
+from .adapters import adapter_layers, lie_close, of_adapter, task_of_key
 from .backbone import prepare_tokenizer
 from .bundled import find_backbone
 from .config import MultiTaskConfig
@@ -65,6 +65,7 @@ class LoadingMixin(FreezingMixin, SavingMixin):
         for layer in adapter_layers(model.backbone):
             # Out of the file's memory too, where values lie at odd places: products would be rounded by their places.
             layer.lay_apart()
+        lie_close(adapter_layers(model.backbone))
         if name is not None:
             hub = _hub_options(kwargs)
             if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **hub):

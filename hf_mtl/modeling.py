@@ -29,7 +29,6 @@ from .forwarding import ForwardMixin, MultiTaskOutput
 from .generation import generation_values
 from .language_model import auto_class, kind_needed, text_part
 from .loading import LoadingMixin, for_tasks
-from .many_modules import ManyModulesMixin
 from .packs import PacksMixin
 from .saving import SavingMixin
 from .task_life import TaskLifeMixin, adapter_settings, check_layer, tasks_of
@@ -48,7 +47,6 @@ class MultiTaskModel(
     ExportMixin,
     LoadingMixin,
     SavingMixin,
-    ManyModulesMixin,
     PreTrainedModel,
 ):
     """A pretrained backbone with a head, and if wanted an adapter, for each of many tasks.

@@ -261,7 +261,7 @@ class MultiTaskTrainer(
         """
         if not self.is_world_process_zero():
             return
-        config = self.accelerator.unwrap_model(self.model).config
+        config = self._own_model().config
         known = {"language": language, "license": license, "tags": [tags] if isinstance(tags, str) else tags}
         data = (config.card_data or {}) | {k: v for k, v in known.items() if v}
         folder = str(self.args.output_dir)

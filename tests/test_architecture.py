@@ -46,7 +46,7 @@ LAYERS = {
     5: ["export", "forwarding", "loading", "packs", "task_life", "task_start"],
     6: ["modeling"],
     7: ["pipeline", "analysis", "teachers", "parameter_arguments", "aid_arguments"],
-    8: ["training_args"],
+    8: ["training_args", "many_parameters"],
     9: [
         "evaluation",
         "balanced_training",

@@ -21,6 +21,7 @@ from .inject import (
 )
 from .layers import RoutedLinear
 from .merging import merge_adapter
+from .neighbours import lie_close
 from .renaming import rename_adapter, rename_key
 from .routed import RoutedLayer, of_adapter
 from .routing import Route, current_route, replaying, use_route
@@ -85,6 +86,7 @@ __all__ = [
     "known_sharing",
     "layer_above",
     "learning_names",
+    "lie_close",
     "merge_adapter",
     "of_adapter",
     "order_adapters",

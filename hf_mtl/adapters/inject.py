@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from .composing import START, Composition
 from .embedding import RoutedEmbedding
 from .layers import MORE, RoutedLinear
+from .neighbours import lie_close
 from .routed import RoutedLayer
 from .scaling import RoutedIA3
 from .settings import starts_from_base
@@ -112,6 +113,7 @@ def inject_adapters(
         for name in names:
             if not any(parameter.is_meta for _, parameter in layer.parameters_of(name)):
                 layer.keep(name)
+    lie_close(adapter_layers(backbone), names)
 
 
 def recompose(backbone: nn.Module, composition: Composition | None) -> None:

@@ -1,14 +1,16 @@
 """Losses and gradients that are not finite: seen before the weights are touched, and said with task, step and rows."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
-from transformers import Trainer, TrainerCallback
+from torch.nn import Parameter
+from transformers import TrainerCallback
 
+from ..many_parameters import ManyParametersMixin
 from ..mixing import PlannedBatchSampler
 from ..training_args import MultiTaskTrainingArguments
 from .rows import blamed, described
@@ -26,7 +28,7 @@ class NonFiniteError(ArithmeticError):
     """A loss or a gradient is NaN or infinite; the weights are those of the step before."""
 
 
-class NonFiniteMixin(Trainer):
+class NonFiniteMixin(ManyParametersMixin):
     """Looks at the losses and the gradient of every optimizer step before the optimizer does.
 
     The losses of a step's micro-batches are kept as they are, on their device, and read once for the whole step, with
@@ -86,16 +88,17 @@ class NonFiniteMixin(Trainer):
     def _clip_grad_norm(self, model: Any) -> Any:
         """As transformers' own, but for a norm that is not finite: by that all gradients would be made NaN, and which
         of them are the cause could not be said."""
-        norm = self._plain_norm(model)
+        learning = self._with_gradient()
+        norm = self._plain_norm(learning)
         if norm is None:
             return super()._clip_grad_norm(model)
         finite = torch.where(norm.isfinite(), norm, torch.zeros_like(norm))  # where it is not, nothing is clipped
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, finite)
+        torch.nn.utils.clip_grads_with_norm_(learning, self.args.max_grad_norm, finite)
         return norm
 
-    def _plain_norm(self, model: Any) -> Tensor | None:
+    def _plain_norm(self, learning: Iterable[Parameter]) -> Tensor | None:
         """The norm of the gradients, which are unscaled; None: they are not whole, or not there any more."""
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in learning if p.grad is not None]
         kind = self.accelerator.distributed_type
         if self._at_once or self.is_fsdp_enabled or kind == DistributedType.XLA:
             return None
@@ -106,7 +109,7 @@ class NonFiniteMixin(Trainer):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         if grad_norm is None:  # transformers' own would clip to an infinite norm, which makes all NaN as well
-            grad_norm = self._plain_norm(model)
+            grad_norm = self._plain_norm(self._with_gradient())
         self._gradient_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         return self._gradient_norm
 
@@ -159,8 +162,7 @@ class NonFiniteMixin(Trainer):
         logger.warning("%s The step is left out (on_nonfinite='skip').", message)
         self._left_out = True
         model: Any = self.model
-        for parameter in model.parameters():
-            parameter.grad = None
+        model.zero_grad()
 
     def _message(self, what: str) -> str:
         """What is not finite: of losses, in all processes."""
