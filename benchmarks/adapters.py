@@ -144,13 +144,15 @@ def backward(tasks: int, rank: int, turns: int) -> None:
     model.train()
     for name, parameter in peft_model.named_parameters():
         parameter.requires_grad = "lora_" in name
+    every = (full, model, peft_model)
+    optimizers = {m: torch.optim.SGD([p for p in m.parameters() if p.requires_grad]) for m in every}
     for rows, tokens in SIZES:
         inputs, index = batch(rows, tokens), of_tasks(rows, tasks)
         adapters, few = [names[i] for i in index], (torch.arange(rows) > rows // 2).long()
 
         def step(module: nn.Module, run: Callable[[], torch.Tensor]) -> None:
             run().pow(2).mean().backward()
-            module.zero_grad()
+            optimizers[module].zero_grad()
 
         ways = {
             "full fine-tuning": lambda i=inputs: step(full, lambda: full(**i).last_hidden_state),

@@ -89,14 +89,15 @@ def test_parameters_made_anew_are_over_the_same_values(adapters: Any, kwargs: An
 
 def test_parameters_that_others_may_hold_stay_what_they_are(tiny_backbone: Any) -> None:
     model = build(tiny_backbone("bert"))
-    first, second, third, *_ = learning(model)
+    first, second, third, fourth, *_ = learning(model)
     first.grad = torch.ones_like(first)
     second.register_post_accumulate_grad_hook(lambda _: None)
     third.register_hook(lambda gradient: gradient)
+    fourth.ds_id = 3
     one, two = ([*adapter_layers(model.backbone)][i].lora_A["task0"] for i in (3, 4))
     two.weight = before = one.weight  # one parameter at two places
     lie_close(adapter_layers(model.backbone))
-    assert all(now is held for now, held in zip(learning(model), (first, second, third), strict=False))
+    assert all(now is held for now, held in zip(learning(model), (first, second, third, fourth), strict=False))
     assert one.weight is two.weight is not before
 
 

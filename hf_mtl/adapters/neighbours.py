@@ -53,5 +53,7 @@ def _places(layer: RoutedLayer, names: Collection[str] | None) -> list[tuple[nn.
 
 
 def _can_be_another(parameter: nn.Parameter) -> bool:
+    """Whether it is no more than values; DeepSpeed writes into a parameter what holds that very object."""
     hooked = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
-    return type(parameter) is nn.Parameter and not (parameter.is_meta or parameter.grad is not None or hooked)
+    more = type(parameter) is not nn.Parameter or vars(parameter).keys() - {"_is_hf_initialized"}
+    return not (more or parameter.is_meta or parameter.grad is not None or hooked)
