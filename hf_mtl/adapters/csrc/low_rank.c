@@ -232,7 +232,7 @@ static void of_up(const Products *p, float *d_up, size_t from, size_t to, float 
 /* ---- Python ---- */
 
 /* Attributes of tensors, made once: to make them for each tensor would take as long as to read them. */
-static PyObject *DTYPE, *IS_CPU, *IS_CONTIGUOUS, *NUMEL, *DATA_PTR;
+static PyObject *DTYPE, *IS_CPU, *IS_CONTIGUOUS, *NUMEL, *SIZE, *DATA_PTR, *FIRST;
 
 /* 1: the tensor has this attribute, or gives it when it is called; 0: another one; -1: an error. */
 static int gives(PyObject *tensor, PyObject *name, int call, PyObject *expected) {
@@ -242,9 +242,9 @@ static int gives(PyObject *tensor, PyObject *name, int call, PyObject *expected)
   return found == expected; /* compared, not read: what is expected is held elsewhere */
 }
 
-/* What a method of a tensor without arguments gives, a number; 0 with an error set where there is none. */
-static unsigned long long asked(PyObject *tensor, PyObject *name) {
-  PyObject *found = PyObject_CallMethodObjArgs(tensor, name, NULL);
+/* What a method of a tensor gives, a number; 0 with an error set where there is none. `given`: its argument, or NULL. */
+static unsigned long long asked(PyObject *tensor, PyObject *name, PyObject *given) {
+  PyObject *found = PyObject_CallMethodObjArgs(tensor, name, given, NULL);
   unsigned long long number = found ? PyLong_AsUnsignedLongLong(found) : 0;
   Py_XDECREF(found);
   return number;
@@ -264,11 +264,11 @@ static int places_of(PyObject *tensors, const Shape *shapes, PyObject *kinds, Py
     if (fits == 1) fits = gives(tensor, DTYPE, 0, dtype);
     if (fits == 1) fits = gives(tensor, IS_CPU, 0, Py_True);
     if (fits == 1) fits = gives(tensor, IS_CONTIGUOUS, 1, Py_True);
-    if (fits == 1) fits = asked(tensor, NUMEL) == shapes[i].numbers;
-    if (fits == 1 && shapes[i].rows) fits = (size_t)PyObject_Size(tensor) == shapes[i].rows;
-    if (fits == 1) places[i] = (float *)(uintptr_t)asked(tensor, DATA_PTR);
+    if (fits == 1) fits = asked(tensor, NUMEL, NULL) == shapes[i].numbers;
+    if (fits == 1 && shapes[i].rows) fits = asked(tensor, SIZE, FIRST) == shapes[i].rows; /* its length is told by Python */
+    if (fits == 1) places[i] = (float *)(uintptr_t)asked(tensor, DATA_PTR, NULL);
     if (PyErr_Occurred()) { /* a tensor of one number, or without memory of its own, as those that vmap makes */
-      if (!PyErr_ExceptionMatches(PyExc_RuntimeError) && !PyErr_ExceptionMatches(PyExc_TypeError)) return -1;
+      if (!PyErr_ExceptionMatches(PyExc_RuntimeError) && !PyErr_ExceptionMatches(PyExc_IndexError)) return -1;
       PyErr_Clear();
       return 0;
     }
@@ -521,6 +521,6 @@ static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_low_rank", NULL, -1
 PyMODINIT_FUNC PyInit__low_rank(void) {
   DTYPE = PyUnicode_InternFromString("dtype"), IS_CPU = PyUnicode_InternFromString("is_cpu");
   IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous"), DATA_PTR = PyUnicode_InternFromString("data_ptr");
-  NUMEL = PyUnicode_InternFromString("numel");
-  return DTYPE && IS_CPU && IS_CONTIGUOUS && NUMEL && DATA_PTR ? PyModule_Create(&MODULE) : NULL;
+  NUMEL = PyUnicode_InternFromString("numel"), SIZE = PyUnicode_InternFromString("size"), FIRST = PyLong_FromLong(0);
+  return DTYPE && IS_CPU && IS_CONTIGUOUS && NUMEL && SIZE && FIRST && DATA_PTR ? PyModule_Create(&MODULE) : NULL;
 }
