@@ -41,8 +41,10 @@ class TaskLifeMixin(FreezingMixin):
 
     def task(self, name: str) -> Task:
         """The task of this name; raises ValueError where there is none."""
+        if not isinstance(name, str):
+            raise ValueError(f"A task is said by its name, a string, not by {shown(name)}. {nearest('', self.tasks)}")
         if name not in self.tasks:
-            raise ValueError(f"The model has no task {name!r}. {nearest(str(name), self.tasks)}")
+            raise ValueError(f"The model has no task {name!r}. {nearest(name, self.tasks)}")
         return self.tasks[name]
 
     def add_task(self, task: Task, adapter: Any = None) -> None:

@@ -391,6 +391,7 @@ def test_the_table_of_parameters_adds_up(tiny_backbone: Any, capsys: Any) -> Non
     ("wrong", "message"),
     [
         (lambda m, x: m(**x, tasks=["topics"]), "no task 'topics'.*Did you mean 'topic'"),
+        (lambda m, x: m(**x, tasks=m.config.tasks), "by its name, a string, not by dict.*Known: .*'topic'"),
         (lambda m, x: m(**x, tasks=["topic"], task_ids=torch.tensor([0, 0])), "not both"),
         (lambda m, x: m(**x, task_ids=torch.tensor([0, 3])), r"task_ids must lie in 0 to 2.*\[0, 3\]"),
         (lambda m, x: m(**x, labels=torch.tensor([0, 1])), "give labels as a dict"),
