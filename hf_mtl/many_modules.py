@@ -12,6 +12,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from transformers import PreTrainedModel
 from typing_extensions import Self
 
@@ -22,45 +26,61 @@ __all__ = ["ManyModulesMixin"]
 class _Known:
     """What is known of a model whose modules stay what they are."""
 
-    parameters: list[nn.Parameter] | None = None
+    parameters: tuple[nn.Parameter, ...] | None = None
     mode: bool | None = None  # that all modules were set to last
 
 
 # Not in the model: a copy of it is a model of its own.
 _known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 
+_ALIKE_IN_BOTH_MODES = {nn.Linear, nn.Identity}
+
 
 class ManyModulesMixin(PreTrainedModel):
     """What `nn.Module` does, in less time."""
 
     @contextmanager
-    def keeping_modules(self) -> Iterator[None]:
-        """Inside, the model's modules and parameters stay the objects that they are; their values may change.
+    def keeping_modules(self, keep: bool = True) -> Iterator[None]:
+        """Inside, modules and parameters are not looked for in each step, but again where there are new ones.
 
-        So they need not be looked for in each step: `every_parameter()` and `zero_grad()` go through a list, and
-        `train()` leaves alone what is inside of adapters that are in that mode already. Tasks may come and go.
+        `every_parameter()` and `zero_grad()` go through those that were found, and `train()` leaves the linear layers
+        of adapters alone, which are the same in both modes. Tasks may come and go, and any module or parameter that is
+        registered is seen; one that is written into a module's dicts directly is not.
+
+        Args:
+            keep: False: not inside of this one, whatever is around it.
         """
-        if self in _known:
-            yield
-            return
-        _known[self] = _Known()
+        around = _known.pop(self, None)
+        if keep:
+            _known[self] = _Known()
+        hooks = [
+            register_module_parameter_registration_hook(self._see_registered),
+            register_module_module_registration_hook(self._see_registered),
+        ]
         try:
             yield
         finally:
-            del _known[self]
+            for hook in hooks:
+                hook.remove()
+            _known.pop(self, None)
+            if around is not None:
+                _known[self] = _Known()
+
+    def _see_registered(self, module: nn.Module, name: str, registered: Any) -> None:
+        self._forget_modules()
 
     def _forget_modules(self) -> None:
         """To be called where there are other modules or parameters than before."""
         if self in _known:
             _known[self] = _Known()
 
-    def every_parameter(self) -> list[nn.Parameter]:
+    def every_parameter(self) -> tuple[nn.Parameter, ...]:
         """All parameters, each once; see `keeping_modules`."""
         known = _known.get(self)
         if known is None:
-            return [*self.parameters()]
+            return (*self.parameters(),)
         if known.parameters is None:
-            known.parameters = [*self.parameters()]
+            known.parameters = (*self.parameters(),)
         return known.parameters
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -108,14 +128,16 @@ class ManyModulesMixin(PreTrainedModel):
             held["training"] = mode
             children = held["_modules"].values()
             if alike and _holds_adapters(kind):
-                children = [child for child in children if not _is_done(child, mode)]
+                children = [part for child in children for part in _not_done(child, mode)]
             modules.extend(children)
         return self
 
 
-def _is_done(child: Any, mode: bool) -> bool:
-    """Whether it holds adapters by their tasks' names, and was set to the mode before, so they were too."""
-    return type(child) is nn.ModuleDict and child.training is mode
+def _not_done(child: Any, mode: bool) -> list[Any]:
+    """What must be set of a part of a layer with adapters, which was set to the mode before as a whole."""
+    if type(child) is not nn.ModuleDict or child.training is not mode:
+        return [child]
+    return [leaf for leaf in child._modules.values() if type(leaf) not in _ALIKE_IN_BOTH_MODES]
 
 
 @cache

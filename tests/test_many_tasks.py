@@ -4,18 +4,21 @@ import copy
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from peft import IA3Config, LoraConfig
 from torch import nn
 from transformers import TrainerCallback
 from two_tasks import differing, lora, two_tasks, weights
 
-from hf_mtl import MultiTaskModel, TextClassification
+from hf_mtl import JointRelationExtraction, MultiTaskModel, TextClassification
 from hf_mtl.adapters import adapter_layers, adapter_parameters, lie_close
+from hf_mtl.many_parameters import _WHOLE as WHOLE
 
 # A matrix of 16 KB: far more than a parameter's own object.
 LARGE = LoraConfig(r=128, target_modules="all-linear", lora_dropout=0.1)
@@ -118,7 +121,7 @@ def test_inside_of_keeping_modules_gradients_of_all_parameters_are_taken_away(ti
     assert model.every_parameter() is not model.every_parameter()
     with model.keeping_modules():
         found = model.every_parameter()
-        assert found is model.every_parameter() and found == [*model.parameters()]
+        assert found is model.every_parameter() and found == (*model.parameters(),)
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         with model.keeping_modules():
@@ -126,6 +129,8 @@ def test_inside_of_keeping_modules_gradients_of_all_parameters_are_taken_away(ti
         assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
         model.zero_grad()
         assert all(p.grad is None for p in model.parameters())
+        with model.keeping_modules(False):
+            assert model.every_parameter() is not model.every_parameter()
     model.register_parameter("more", nn.Parameter(torch.ones(1)))
     assert any(p is model.more for p in model.every_parameter())
 
@@ -142,7 +147,7 @@ def test_a_task_that_comes_or_goes_meanwhile_is_known(change: str, tiny_backbone
             model.remove_task("task1")
         else:
             model.attach_adapter("task1", tmp_path / "adapter")
-        assert model.every_parameter() == [*model.parameters()]
+        assert model.every_parameter() == (*model.parameters(),)
         model.eval()
         assert not any(module.training for module in model.modules())
 
@@ -164,10 +169,35 @@ def test_inside_of_keeping_modules_every_module_is_set_to_training_and_back(tiny
         assert not any(module.training for module in model.modules())
         other = copy.deepcopy(model)
     with model.keeping_modules():
-        model.train(), model.every_parameter()
+        model.train()
+        for leaf in (layer.lora_dropout["task1"], layer.lora_A["task1"]):
+            leaf.eval()
+        model.train()
+        # Linear layers are left alone: they do the same in both modes.
+        assert layer.lora_dropout["task1"].training and not layer.lora_A["task1"].training
+        model.every_parameter()
         other = copy.deepcopy(model)
         other.add_task(TextClassification(name="late", labels=("x", "y")))
         assert len(other.every_parameter()) > len(model.every_parameter())
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_is_registered_meanwhile_is_known(nested: bool, tiny_backbone: Any) -> None:
+    model = build(tiny_backbone("bert"))
+    with model.keeping_modules():
+        model.every_parameter(), model.train()
+        with model.keeping_modules() if nested else nullcontext():
+            model.every_parameter()
+            model.backbone.register_parameter("more", nn.Parameter(torch.ones(1)))
+            model.heads["task1"].extra = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+            model.heads["task1"].extra.eval()
+            model.load_state_dict(model.state_dict(), assign=True)
+        assert model.every_parameter() == (*model.parameters(),)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        model.zero_grad()
+        assert all(p.grad is None for p in model.parameters())
+        assert model.train() and all(module.training for module in model.modules())
 
 
 # ---------------------------------------------------------------- the trainer
@@ -181,8 +211,78 @@ def make(tiny_backbone: Any, rows: Any, tmp_path: Path) -> Any:
     return trainer
 
 
+class Late(TrainerCallback):
+    """Gives the model a parameter after the optimizer is made, and takes dropouts out of training once."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.norms = model, []
+
+    def on_train_begin(self, *args: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        self.model.extra = nn.Parameter(torch.ones(2))
+        optimizer.param_groups[0]["params"].append(self.model.extra)
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        assert self.model.extra.grad is not None
+        self.norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+    def on_step_begin(self, args: Any, state: Any, *more: Any, **kwargs: Any) -> None:
+        dropouts = [module for module in self.model.modules() if isinstance(module, nn.Dropout)]
+        if state.global_step == 2:
+            for dropout in dropouts:
+                dropout.eval()
+        elif state.global_step > 2:
+            assert dropouts and all(dropout.training for dropout in dropouts)
+
+
+def test_a_callbacks_own_parameter_is_clipped_and_dropout_comes_back(make: Any) -> None:
+    trainer = make(LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.3), max_grad_norm=0.5)
+    loss_of = trainer.compute_loss
+
+    def compute_loss(model: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = loss_of(model, *args, **kwargs)
+        return (loss[0] + model.extra.sum(), loss[1]) if isinstance(loss, tuple) else loss + model.extra.sum()
+
+    trainer.compute_loss = compute_loss
+    watch = Late(trainer.model)
+    trainer.add_callback(watch)
+    trainer.train()
+    logged = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert len(watch.norms) == len(logged) == 16
+    assert min(logged) > 1 and watch.norms == pytest.approx([0.5] * 16, rel=1e-3)  # the extra one alone has 1.4
+    assert trainer.model.extra.grad is None
+
+
+def test_gradients_are_clipped_as_torch_does(make: Any) -> None:
+    trainer = make(lora(), max_grad_norm=0.1)
+    before: dict[str, torch.Tensor] = {}
+    clip = trainer._clip_grad_norm
+
+    def clipping(model: Any) -> Any:
+        named = {name: p for name, p in model.named_parameters() if p.grad is not None}
+        before.update({name: p.grad.clone() for name, p in named.items()})
+        norm = clip(model)
+        twins = [nn.Parameter(torch.zeros_like(gradient)) for gradient in before.values()]
+        for twin, gradient in zip(twins, before.values(), strict=True):
+            twin.grad = gradient
+        assert norm == pytest.approx(float(torch.nn.utils.clip_grad_norm_(twins, 0.1)))
+        assert all(torch.allclose(p.grad, t.grad) for p, t in zip(named.values(), twins, strict=True))
+        before.clear()
+        return norm
+
+    trainer._clip_grad_norm = clipping
+    trainer.train()
+    assert trainer.state.global_step == 16
+
+
+def test_models_that_others_cut_up_are_not_kept() -> None:
+    kinds = {kind for kind in DistributedType if kind not in WHOLE}
+    assert kinds >= {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.XLA, DistributedType.MEGATRON_LM}
+    assert {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU} <= WHOLE
+
+
 class Walks(TrainerCallback):
-    """How often each step goes through all of the model's modules, or sets a leaf of an adapter to training."""
+    """How often each step goes through all of the model's modules."""
 
     def __init__(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[int] = []
@@ -215,13 +315,22 @@ def test_weights_are_those_of_transformers_own_ways(adapters: Any, make: Any, mo
     settings = {"eval_strategy": "steps", "eval_steps": 5}
     one = make(adapters, **settings)
     one.train()
-    monkeypatch.setattr(MultiTaskModel, "keeping_modules", lambda _: copy.copy(torch.enable_grad()))
+    monkeypatch.setattr(MultiTaskModel, "keeping_modules", lambda *_: nullcontext())
     monkeypatch.setattr(MultiTaskModel, "zero_grad", nn.Module.zero_grad)
     two = make(adapters, **settings)
     two.train()
     assert differing(weights(one), weights(two)) == []
     norms = [[entry["grad_norm"] for entry in t.state.log_history if "grad_norm" in entry] for t in (one, two)]
     assert norms[0] == norms[1]
+
+
+def test_heads_tables_of_embeddings_are_not_counted_twice(make: Any) -> None:
+    trainer = make(lora())
+    for i in range(40):
+        trainer.model.add_task(JointRelationExtraction(name=f"joint{i}", labels=("r", "s"), types=("a", "b")))
+    layers = [m.base_layer.weight.numel() for m in adapter_layers(trainer.model.backbone)]
+    assert trainer.floating_point_ops({"input_ids": torch.zeros(1, 1)}) > 6 * sum(layers)
+    assert trainer.floating_point_ops({"labels": torch.zeros(1)}) == 0
 
 
 def test_operations_are_counted_by_what_a_row_goes_through(make: Any) -> None:

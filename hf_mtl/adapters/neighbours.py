@@ -17,14 +17,15 @@ __all__ = ["lie_close"]
 def lie_close(layers: Iterable[RoutedLayer], names: Collection[str] | None = None) -> None:
     """Makes the parameters of adapters anew, one after the other, over the values that they have.
 
-    They are other objects afterwards: to be called before anybody may hold them, an optimizer above all.
+    They are other objects afterwards: to be called before anybody but these layers may hold them, an optimizer above
+    all.
 
     Args:
         layers: all of them at once, else one's go where another's were.
         names: of the adapters; None: all.
     """
     made: dict[nn.Parameter, nn.Parameter] = {}
-    places = []
+    places, names = [], None if names is None else frozenset(names)
     for layer in layers:
         for module, key in _places(layer, names):
             parameter = module._parameters[key]
