@@ -18,6 +18,7 @@ from .input_rows import check_whole, inputs_of_rows, of_rows
 from .language_model import text_part
 from .nearest import closest, nearest
 from .tasks import Task, TaskOutput
+from .tasks.base import shown
 from .tasks.groups import gather_groups
 from .writing import WritingMixin
 
@@ -104,7 +105,7 @@ class ForwardMixin(WritingMixin):
         if task_ids is None:
             asked = dict.fromkeys(self.tasks if tasks is None else [self.task(name).name for name in tasks])
         else:
-            asked = self._rows_of_tasks(task_ids)
+            asked = self._rows_of_tasks(task_ids, len(first))
         gold = _of_tasks("labels", labels, list(asked))
         places = _of_tasks("word_positions", word_positions, list(asked))
         groups = _of_tasks("row_groups", row_groups, list(asked))
@@ -211,8 +212,16 @@ class ForwardMixin(WritingMixin):
         """Whether a task that learns has not all of its rows go through the backbone at a time."""
         return torch.is_grad_enabled() and self.tasks[name].examples_in_memory is not None
 
-    def _rows_of_tasks(self, task_ids: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    def _rows_of_tasks(self, task_ids: torch.Tensor, rows: int) -> dict[str, torch.Tensor | None]:
         """task -> which rows are its own; None: all."""
+        kind = getattr(task_ids, "dtype", None)
+        if not isinstance(kind, torch.dtype) or kind.is_floating_point or kind.is_complex or kind == torch.bool:
+            raise ValueError(
+                f"task_ids must be a tensor of whole numbers, one a row, by the order of the model's tasks; got "
+                f"{shown(task_ids)}. For all rows by their names: tasks=[...]."
+            )
+        if task_ids.shape != (rows,):
+            raise ValueError(f"task_ids must be of shape [{rows}], one for each row, and is {list(task_ids.shape)}.")
         present, index = torch.unique(task_ids, return_inverse=True)
         known = list(self.tasks)
         numbers = present.tolist()

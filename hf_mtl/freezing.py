@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from typing_extensions import Self
 
-from .adapters import adapter_names, adapter_parameters, learning_names, stack_of
+from .adapters import adapter_names, learning_names, parameters_by_adapter, stack_of
 from .config import MultiTaskConfig
 from .frozen_outputs import FrozenOutputs
 from .language_model import text_part
@@ -98,8 +98,9 @@ class FreezingMixin(ManyModulesMixin):
             return
         self.backbone.requires_grad_(self.config.train_backbone)
         learning = learning_names(self.config, self.tasks)
-        for name in adapter_names(self.config, self.tasks):
-            for parameter in adapter_parameters(self.backbone, name):
+        adapters = parameters_by_adapter(self.backbone, adapter_names(self.config, self.tasks))
+        for name, parameters in adapters.items():
+            for parameter in parameters:
                 parameter.requires_grad = name in learning
         if self.config.language_model == "masked":
             # Many encoders come without a masked language model's head: what is drawn at random must learn. Its

@@ -243,7 +243,7 @@ def check_layer(task: Task, config: Any) -> None:
 
 
 def tasks_of(value: Any) -> list[Task]:
-    tasks = [value] if isinstance(value, Task) else list(value)
+    tasks = list(value) if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)) else [value]
     for task in tasks:
         if not isinstance(task, Task):
             raise ValueError(f"tasks must hold tasks, such as TextClassification(name=...), got {shown(task)}.")
@@ -263,7 +263,10 @@ def adapter_settings(adapters: Any, tasks: Iterable[Task]) -> dict[str, Any]:
     names = [task.name for task in tasks]
     for name in [*adapters, *names]:
         if name not in names:
-            raise ValueError(f"adapters names a task {name!r} that is not among the tasks. {nearest(str(name), names)}")
+            raise ValueError(
+                f"adapters names a task {name!r} that is not among the tasks. {nearest(str(name), names)} The same for "
+                "all of them is a peft config: adapters=LoraConfig(...)."
+            )
         if name not in adapters:
             raise ValueError(f"adapters says nothing of task {name!r}: give its LoraConfig, or None for no adapter.")
     own = {name: adapter_to_dict(adapters[name]) for name in names}

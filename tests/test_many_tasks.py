@@ -113,6 +113,32 @@ def test_a_new_task_leaves_the_others_parameters_to_their_optimizer(tiny_backbon
     assert all(p.requires_grad for p in adapter_parameters(model.backbone, "late"))
 
 
+def test_making_and_loading_grow_as_the_tasks_do(tiny_backbone: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    seen = 0
+    walk = nn.Module.named_modules
+
+    def named_modules(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        nonlocal seen
+        for found in walk(module, *args, **kwargs):
+            seen += 1
+            yield found
+
+    monkeypatch.setattr(nn.Module, "named_modules", named_modules)
+    counts = []
+    for number in (8, 32):
+        seen = 0
+        model = build(tiny_backbone("bert"), number)
+        made, seen = seen, 0
+        model.save_pretrained(tmp_path)
+        seen = 0
+        loaded = MultiTaskModel.from_pretrained(tmp_path)
+        counts.append((made, seen))
+        assert [*loaded.tasks] == [*model.tasks] and loaded.parameter_counts() == model.parameter_counts()
+        for layer in adapter_layers(loaded.backbone):
+            assert layer.held() == [*model.tasks] == [*layer.lora_dropout]
+    assert all(many < 5 * few for few, many in zip(*counts, strict=True)), counts
+
+
 # ---------------------------------------------------------------- modules that stay
 
 

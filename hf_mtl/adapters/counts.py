@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from .inject import adapter_layers, adapter_parameters
+from .inject import adapter_layers, parameters_by_adapter
 
 __all__ = ["parameter_counts", "parameter_table"]
 
@@ -16,10 +16,10 @@ def parameter_counts(backbone: nn.Module, heads: nn.ModuleDict) -> dict[str, dic
 
     What tasks share of adapters is under `shared adapters`, where they share any.
     """
-    adapters = {name: adapter_parameters(backbone, name) for name in heads}
+    adapters = parameters_by_adapter(backbone, heads)
     own = {id(p) for parameters in adapters.values() for p in parameters}
     known = {name for layer in adapter_layers(backbone) for name in layer.held()}
-    common = [p for name in sorted(known - set(heads)) for p in adapter_parameters(backbone, name)]
+    common = [p for own in parameters_by_adapter(backbone, sorted(known - set(heads))).values() for p in own]
     own |= {id(p) for p in common}
     bare = [p for p in backbone.parameters() if id(p) not in own]
     counts = {"backbone": _all_and_trainable(bare)}

@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ __all__ = [
     "delete_adapter",
     "inject_adapters",
     "order_adapters",
+    "parameters_by_adapter",
     "recompose",
     "reset_missing",
     "task_of_key",
@@ -78,18 +80,20 @@ def inject_adapters(
     start, config = getattr(config, "init_lora_weights", True), copy.deepcopy(config)
     if isinstance(config, LoraConfig) and starts_from_base(start):
         config.init_lora_weights = True
-    for name in names:
-        if name in composed and composition is not None and not composition.private():
-            continue  # peft has no part in it
-        own = copy.deepcopy(config)
-        with warnings.catch_warnings():
-            # peft warns of a second adapter in one model, which is what is wanted here.
-            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
-            if isinstance(own, IA3Config):
-                RoutedIA3(backbone, own, adapter_name=name)
-            else:
-                own._register_custom_module(_FACTORIES)
-                inject_adapter_in_model(own, backbone, adapter_name=name)
+    with _one_at_a_time(backbone) as hide:
+        for name in names:
+            if name in composed and composition is not None and not composition.private():
+                continue  # peft has no part in it
+            own = copy.deepcopy(config)
+            with warnings.catch_warnings():
+                # peft warns of a second adapter in one model, which is what is wanted here.
+                warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+                if isinstance(own, IA3Config):
+                    RoutedIA3(backbone, own, adapter_name=name)
+                else:
+                    own._register_custom_module(_FACTORIES)
+                    inject_adapter_in_model(own, backbone, adapter_name=name)
+            hide()
     for path, module in backbone.named_modules():
         if isinstance(module, LoraLayer) and not isinstance(module, RoutedLayer):
             kind = type(module.get_base_layer()).__name__
@@ -97,8 +101,8 @@ def inject_adapters(
                 f"target_modules={config.target_modules!r} takes in {path!r}, a {kind}: only linear layers and the "
                 "table of tokens can be routed. Name those, or use target_modules='all-linear'."
             )
-    for name in names:
-        for parameter in adapter_parameters(backbone, name):
+    for own_parameters in parameters_by_adapter(backbone, names).values():
+        for parameter in own_parameters:
             # peft gives them the base layer's dtype, in which small steps are lost: bfloat16 keeps 8 bits. First of
             # all, as what follows copies from one into the other.
             parameter.data = parameter.data.float()
@@ -114,6 +118,29 @@ def inject_adapters(
             if not any(parameter.is_meta for _, parameter in layer.parameters_of(name)):
                 layer.keep(name)
     lie_close(adapter_layers(backbone), names)
+
+
+@contextmanager
+def _one_at_a_time(backbone: nn.Module) -> Iterator[Callable[[], None]]:
+    """Inside, peft does not see the modules of the adapters that are there, nor of those that were there at the last
+    call of what this gives: it goes through all modules several times for each adapter."""
+    hidden: dict[nn.ModuleDict, dict[str, nn.Module]] = {}
+
+    def hide() -> None:
+        for layer in adapter_layers(backbone):
+            for held in layer.children():
+                if type(held) is nn.ModuleDict:
+                    hidden.setdefault(held, {}).update(cast(Any, held._modules))
+                    held._modules.clear()
+
+    hide()
+    try:
+        yield hide
+    finally:
+        for held, modules in hidden.items():
+            later = dict(held._modules)
+            held._modules.clear()
+            held._modules.update(modules | later)
 
 
 def recompose(backbone: nn.Module, composition: Composition | None) -> None:
@@ -200,6 +227,15 @@ def task_of_key(key: str) -> str | None:
 def adapter_parameters(backbone: nn.Module, name: str) -> list[nn.Parameter]:
     """The parameters of one task's adapter."""
     return [parameter for _, parameter in adapter_tensors(backbone, name)]
+
+
+def parameters_by_adapter(backbone: nn.Module, names: Iterable[str]) -> dict[str, list[nn.Parameter]]:
+    """The parameters of several tasks' adapters, in one way through the layers."""
+    found: dict[str, list[nn.Parameter]] = {name: [] for name in names}
+    for layer in adapter_layers(backbone):
+        for name, own in found.items():
+            own += [parameter for _, parameter in layer.parameters_of(name)]
+    return found
 
 
 def delete_adapter(backbone: nn.Module, name: str) -> None:

@@ -111,6 +111,8 @@ def from_layer(adapters: Any, first: int, part: nn.Module, layers: int, decoder:
     Raises:
         ValueError: there is no such layer, there are no adapters, or their config does not go with it.
     """
+    if not isinstance(first, int):
+        raise ValueError(f"first_layer must be a whole number, a layer from 0, and is {first!r}.")
     if not first:
         return adapters
     if isinstance(adapters, Mapping):

@@ -270,8 +270,13 @@ class PacksMixin(PreTrainedModel):
                 "The pack has no adapter: it goes only into models on just that backbone, which was trained with it if "
                 "its model had no adapters."
             )
+        elif wanted["name"] == config.backbone_name:
+            out = (
+                "They have one name and other weights: one was trained with its model (train_backbone), or is another "
+                "revision. The pack goes into models on just its backbone."
+            )
         else:
-            out = "MultiTaskModel.from_tasks([...], backbone=...) makes a model on the pack's own backbone."
+            out = f"MultiTaskModel.from_tasks([...]) makes a model on the pack's own backbone, {wanted['name']!r}."
         raise ValueError(
             f"Task pack {pack.source!r} belongs to the backbone {wanted['name']!r} ({wanted['model_type']}, "
             f"fingerprint {wanted['fingerprint']}), and this model is on {config.backbone_name!r} "
