@@ -167,11 +167,20 @@ def test_a_pack_is_refused_by_a_model_on_another_backbone(tiny_backbone: Any, tm
     other = build(tiny_backbone("electra"), LORA, tasks=[MOOD])
     keys = list(other.state_dict())
     wanted = r"belongs to the backbone '.*bert.*' \(bert, fingerprint \w{32}\).*model is on '.*electra.*' \(electra"
-    with pytest.raises(ValueError, match=wanted + r".*from_tasks\(\[\.\.\.\], backbone="):
+    with pytest.raises(ValueError, match=wanted + r".*from_tasks\(\[\.\.\.\]\).*the pack's own backbone, '.*bert"):
         other.load_task(tmp_path)
     with pytest.raises(ValueError, match="belongs to the backbone"):
         MultiTaskModel.from_tasks([tmp_path], backbone=tiny_backbone("electra"))
     assert list(other.tasks) == ["mood"] and list(other.state_dict()) == keys and other.config.task_adapters is None
+
+
+def test_a_pack_of_a_backbone_that_was_trained_says_so(tiny_backbone: Any, tmp_path: Any) -> None:
+    model = build(tiny_backbone(), LORA, train_backbone=True)
+    with torch.no_grad():
+        next(model.backbone.parameters()).add_(1)
+    model.save_task("topic", tmp_path)
+    with pytest.raises(ValueError, match=r"one name and other weights.*train_backbone.*on just its backbone"):
+        MultiTaskModel.from_tasks([tmp_path])
 
 
 def test_a_pack_without_an_adapter_fits_only_the_backbone_trained_with_it(tiny_backbone: Any, tmp_path: Any) -> None:
