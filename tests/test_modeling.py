@@ -432,6 +432,14 @@ def test_adapters_that_cannot_be_routed_are_refused(adapters: Any, message: str,
         MultiTaskModel.from_backbone(tiny_backbone(), three_tasks(), adapters=adapters)
 
 
+@pytest.mark.parametrize(("targets", "told"), [(["query", "valu"], "['valu']"), (["query", "attention.self.key"], "")])
+def test_a_target_that_is_named_in_vain_is_told(targets: Any, told: str, tiny_backbone: Any, caplog: Any) -> None:
+    build(tiny_backbone("bert"), LoraConfig(r=2, target_modules=targets))
+    said = [record.getMessage() for record in caplog.records if "target_modules" in record.getMessage()]
+    wanted = f"target_modules: {told} fits no module of what gets adapters (BertModel), and has none."
+    assert said == ([wanted] if told else [])
+
+
 @pytest.mark.parametrize("name", ["a.b", "keys", "", "1st", "é", 7])
 def test_unusable_task_names_are_refused(name: Any) -> None:
     with pytest.raises(ValueError, match="cannot be used"):

@@ -1,6 +1,7 @@
 """What adapters may be put into: linear layers, and a table of tokens whose weight is no other module's."""
 
 import copy
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,16 +20,28 @@ from .scaling import RoutedIA3, RoutedScaling
 
 __all__ = ["check_embeddings", "check_scaling", "check_targets", "check_tied"]
 
+logger = logging.getLogger(__name__)
+
 
 def check_targets(backbone: nn.Module, targets: str | Iterable[str] | None) -> None:
-    """Raises ValueError where no module of the backbone has such a name, which peft says without the names."""
+    """Raises ValueError where no module of the backbone has such a name, which peft says without the names.
+
+    Where some have, what is named in vain is told: it may be misspelt, or outside of what gets adapters.
+    """
     if not targets or targets == "all-linear":
         return
     modules = dict(backbone.named_modules())
     if isinstance(targets, str):
-        found = any(re.fullmatch(targets, path) for path in modules)
+        found, in_vain = any(re.fullmatch(targets, path) for path in modules), []
     else:
-        found = any(path == target or path.endswith(f".{target}") for target in targets for path in modules)
+        ends = {path[place:] for path in modules for place in _beginnings(path)}
+        in_vain = sorted(target for target in targets if target not in ends)
+        found = len(in_vain) < len(set(targets))
+    if found and in_vain:
+        logger.warning(
+            "target_modules: %s fits no module of what gets adapters (%s), and has none.",
+            in_vain, type(backbone).__name__,
+        )  # fmt: skip
     if not found:
         linear = {path.rpartition(".")[2] for path, module in modules.items() if isinstance(module, nn.Linear | Conv1D)}
         asked = targets if isinstance(targets, str) else sorted(targets)
@@ -36,6 +49,11 @@ def check_targets(backbone: nn.Module, targets: str | Iterable[str] | None) -> N
             f"target_modules={asked!r} fits no module of the backbone ({type(backbone).__name__}). Of its linear "
             f"layers: {nearest(asked if isinstance(asked, str) else asked[0], sorted(linear))}"
         )
+
+
+def _beginnings(path: str) -> list[int]:
+    """Where a module's path, or the end of it, may be said to begin."""
+    return [0, *(place + 1 for place, letter in enumerate(path) if letter == ".")]
 
 
 def check_embeddings(
