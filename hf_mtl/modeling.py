@@ -40,14 +40,7 @@ __all__ = ["MultiTaskModel", "MultiTaskOutput"]
 
 
 class MultiTaskModel(
-    ForwardMixin,
-    TaskLifeMixin,
-    TaskStartMixin,
-    PacksMixin,
-    ExportMixin,
-    LoadingMixin,
-    SavingMixin,
-    PreTrainedModel,
+    ForwardMixin, TaskLifeMixin, TaskStartMixin, PacksMixin, ExportMixin, LoadingMixin, SavingMixin, PreTrainedModel
 ):
     """A pretrained backbone with a head, and if wanted an adapter, for each of many tasks.
 

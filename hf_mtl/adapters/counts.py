@@ -16,11 +16,10 @@ def parameter_counts(backbone: nn.Module, heads: nn.ModuleDict) -> dict[str, dic
 
     What tasks share of adapters is under `shared adapters`, where they share any.
     """
-    adapters = parameters_by_adapter(backbone, heads)
-    own = {id(p) for parameters in adapters.values() for p in parameters}
     known = {name for layer in adapter_layers(backbone) for name in layer.held()}
-    common = [p for own in parameters_by_adapter(backbone, sorted(known - set(heads))).values() for p in own]
-    own |= {id(p) for p in common}
+    adapters = parameters_by_adapter(backbone, [*heads, *sorted(known - set(heads))])
+    own = {id(p) for parameters in adapters.values() for p in parameters}
+    common = [p for name, parameters in adapters.items() if name not in heads for p in parameters]
     bare = [p for p in backbone.parameters() if id(p) not in own]
     counts = {"backbone": _all_and_trainable(bare)}
     if common:

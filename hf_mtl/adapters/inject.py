@@ -226,7 +226,7 @@ def task_of_key(key: str) -> str | None:
 
 def adapter_parameters(backbone: nn.Module, name: str) -> list[nn.Parameter]:
     """The parameters of one task's adapter."""
-    return [parameter for _, parameter in adapter_tensors(backbone, name)]
+    return parameters_by_adapter(backbone, [name])[name]
 
 
 def parameters_by_adapter(backbone: nn.Module, names: Iterable[str]) -> dict[str, list[nn.Parameter]]:
