@@ -51,12 +51,11 @@ class ManyModulesMixin(PreTrainedModel):
             keep: False: not inside of this one, whatever is around it.
         """
         around = _known.pop(self, None)
+        hooks = []
         if keep:
             _known[self] = _Known()
-        hooks = [
-            register_module_parameter_registration_hook(self._see_registered),
-            register_module_module_registration_hook(self._see_registered),
-        ]
+            hooks.append(register_module_parameter_registration_hook(self._see_registered))
+            hooks.append(register_module_module_registration_hook(self._see_registered))
         try:
             yield
         finally:

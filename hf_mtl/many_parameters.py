@@ -1,4 +1,4 @@
-"""What the Trainer does in each step with all parameters, in one way through them: with many tasks they are thousands.
+"""What the Trainer does in each step with all parameters, looked for once: with many tasks they are thousands.
 
 transformers' Trainer walks through all modules seven times a step. With 128 tasks that takes as long as the step.
 """
